@@ -183,8 +183,7 @@ const machineSetup = setup({
     countDial: assign({ generation: ({ context }) => context.generation + 1 }),
     countCreate: assign({ creates: ({ context }) => context.creates + 1 }),
     uncountCreate: assign({ creates: ({ context }) => Math.max(0, context.creates - 1) }),
-    forgetCreates: assign({ creates: 0 }),
-    countTurn: assign({ turns: ({ context }) => context.turns + 1 }),
+    countTurn: assign({ turns: ({ context }) => context.turns + 1, creates: 0 }),
     countTakeover: assign({ takeovers: ({ context }) => context.takeovers + 1, creates: 0 }),
   },
   guards: {
@@ -270,7 +269,7 @@ const started = [
 const settling = (afterwards: '#session.live.idle' | '#session.stale') => ({
   initial: 'asking' as const,
   entry: 'commitSettle' as const,
-  exit: ['forgetCreates', 'countTurn'] as const,
+  exit: 'countTurn' as const,
   states: {
     asking: {
       description: 'The end of the turn is being stored; the client is waiting for its terminal event.',

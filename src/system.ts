@@ -68,12 +68,12 @@ export function reportFault(error: unknown, source: FaultSource): void {
  * Wraps a listener of an event source so that its exceptions end here. Otherwise an exception in a listener ends the
  * process and every conversation in it.
  *
- * @param fail ends the connection, socket or turn that the event concerned; called with what `run` was called with
+ * @param fail ends the connection, socket or turn that the event concerned
  */
 export function guarded<A extends unknown[]>(
   source: FaultSource,
   run: (...args: A) => void,
-  fail: (...args: A) => void = () => {},
+  fail: () => void = () => {},
 ): (...args: A) => void {
   return (...args) => {
     try {
@@ -81,7 +81,7 @@ export function guarded<A extends unknown[]>(
     } catch (error) {
       reportFault(error, source);
       try {
-        fail(...args);
+        fail();
       } catch (second) {
         reportFault(second, source);
       }
@@ -109,33 +109,81 @@ export interface Clock {
 /** Longest timer in milliseconds: Node fires a longer one at once. */
 export const LONGEST_TIMER = 2_147_483_647;
 
-/** A call that waits for its time. A retained cancel function does not retain `due` after that. */
-interface Call {
-  due: (() => void) | null;
+/** A call in the future. A retained cancel function does not retain what it would have called. */
+class Call {
+  fn: (() => void) | null;
+  /** Monotonic milliseconds. */
+  readonly due: number;
+  /** Place in its span. */
+  place = 0;
+
+  constructor(fn: () => void, due: number) {
+    this.fn = fn;
+    this.due = due;
+  }
 }
 
-// An idle session has several timers: these functions are shared by all of them.
-const run = guarded('timer', (call: Call) => {
-  const { due } = call;
-  call.due = null;
-  due?.();
+const make = guarded('timer', (call: Call) => {
+  const { fn } = call;
+  call.fn = null;
+  fn?.();
 });
-const expire = (call: Call) => void setImmediate(run, call).unref();
+
+/** Pending I/O is processed before a call, so that a stalled process does not blame its peers. */
+const makeSoon = (call: Call) => void setImmediate(make, call).unref();
+
+/** From this delay on, calls share timers, in milliseconds: most are deadlines that are cancelled long before they expire. */
+const SHARED_FROM = 1_000;
+/** Calls that are made together, by the end of the span in which they are due, in monotonic milliseconds. */
+const spans = new Map<number, Call[]>();
+
+function endSpan(end: number): void {
+  const span = spans.get(end)!;
+  spans.delete(end);
+  for (const call of span.splice(0).sort((one, other) => one.due - other.due)) make(call);
+}
+
+const endSpanSoon = (end: number) => void setImmediate(endSpan, end).unref();
+
+/** Returns the calls of the span in which this delay ends. A span is at most a 128th of the delay, and has one timer of Node. */
+function spanOf(ms: number, now: number): Call[] {
+  const width = 1 << (31 - Math.clz32(ms >>> 7));
+  const end = Math.ceil((now + ms) / width) * width;
+  let span = spans.get(end);
+  if (span === undefined) {
+    spans.set(end, (span = []));
+    setTimeout(endSpanSoon, Math.min(Math.ceil(end - now), LONGEST_TIMER), end).unref();
+  }
+  return span;
+}
 
 /**
- * The process's own clock. Its timers do not keep the process alive, and an exception in `fn` does not end it. Pending I/O
- * is processed before a timer fires, so that a stalled process does not blame its peers.
+ * The process's own clock. Its timers do not keep the process alive, and an exception in `fn` does not end it. A call is never
+ * early; one after a second or more may be late by a 128th of its delay.
  */
 export const systemClock: Clock = {
   now: () => performance.now(),
   wall: () => Date.now(),
   after(ms, fn) {
-    const call: Call = { due: fn };
-    const timer = setTimeout(expire, Math.min(ms, LONGEST_TIMER), call);
-    timer.unref();
+    const now = performance.now();
+    const call = new Call(fn, now + ms);
+    if (!(ms >= SHARED_FROM)) {
+      const timer = setTimeout(makeSoon, ms, call);
+      timer.unref();
+      return () => {
+        call.fn = null;
+        clearTimeout(timer);
+      };
+    }
+    const span = spanOf(Math.min(ms, LONGEST_TIMER), now);
+    call.place = span.push(call) - 1;
     return () => {
-      call.due = null;
-      clearTimeout(timer);
+      call.fn = null;
+      if (span[call.place] !== call) return;
+      const last = span.pop()!;
+      if (last === call) return;
+      last.place = call.place;
+      span[last.place] = last;
     };
   },
 };

@@ -609,7 +609,10 @@ function statusOf({ ending, stream, request }: Turn, fault: string | null): numb
 }
 
 /** Returns a tenant's name for operators: a scope without its prefix, and of a hash of a credential only the beginning. */
-export const tenantOf = (scope: string): string => scope.replace(/^tenant:/, '').replace(/^(cred:.{12}).*$/, '$1');
+export function tenantOf(scope: string): string {
+  const name = scope.startsWith('tenant:') ? scope.slice(7) : scope;
+  return name.startsWith('cred:') ? name.slice(0, 17) : name;
+}
 /** Returns a value that clients choose, such as a model's name, if it is a short identifier. */
 const identifier = (value: unknown) => (typeof value === 'string' && /^[\w./:@-]{1,100}$/.test(value) ? value : null);
 
