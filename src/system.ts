@@ -68,12 +68,12 @@ export function reportFault(error: unknown, source: FaultSource): void {
  * Wraps a listener of an event source so that its exceptions end here. Otherwise an exception in a listener ends the
  * process and every conversation in it.
  *
- * @param fail ends the connection, socket or turn that the event concerned
+ * @param fail ends the connection, socket or turn that the event concerned; called with what `run` was called with
  */
 export function guarded<A extends unknown[]>(
   source: FaultSource,
   run: (...args: A) => void,
-  fail: () => void = () => {},
+  fail: (...args: A) => void = () => {},
 ): (...args: A) => void {
   return (...args) => {
     try {
@@ -81,7 +81,7 @@ export function guarded<A extends unknown[]>(
     } catch (error) {
       reportFault(error, source);
       try {
-        fail();
+        fail(...args);
       } catch (second) {
         reportFault(second, source);
       }

@@ -191,7 +191,7 @@ test('Every call that is sent without the question is refused by a server that a
     () => store.start(lane.start()),
     () => store.start({ ...lane.start(), sessionId: randomUUID() }),
     () => store.settle(lane.settle(lane.firstTurn.id)),
-    () => store.claim({ sessionId, me, nonce: randomUUID(), epochRead: 1, revisionRead: 1 }),
+    () => store.claim({ ...lane.hold(), nonce: randomUUID(), epochRead: 1, revisionRead: 1 }),
     () => store.release(lane.hold()),
     () => store.close(lane.hold()),
     () => store.register(worker),
