@@ -441,7 +441,8 @@ function settleParameters(c: SettleCall): unknown[] | Promise<unknown[]> {
   if (items === null) return [scope, settleCall(c, null), null, null, null, null];
   if (holdsShared(items.input) || holdsShared(items.output)) return splitParameters(c, items);
   const [input, output] = [packItems(items.input), packItems(items.output)];
-  if (input instanceof Buffer && output instanceof Buffer) return [scope, settleCall(c, null), input, output, null, null];
+  if (input instanceof Buffer && output instanceof Buffer)
+    return [scope, settleCall(c, null), input, output, null, null];
   return Promise.all([scope, settleCall(c, null), input, output, null, null]);
 }
 
