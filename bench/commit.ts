@@ -87,7 +87,7 @@ const database = await ownDatabase();
 const { url } = database.server();
 const observer = new pg.Client({ connectionString: url });
 
-/** Returns the processor time in nanoseconds of every process of the server, by process; only Linux tells it. */
+/** Returns the processor time in nanoseconds of every process of the server, by process; only Linux shows it. */
 async function serverTimes(): Promise<Map<number, number>> {
   const { rows } = await observer.query<{ pid: number }>(
     'select pid from pg_stat_activity where pid <> pg_backend_pid()',
