@@ -64,7 +64,7 @@ let creates: number;
 let touched: number;
 let now: number;
 let mostBytes: number;
-/** What the client was to get when the session learned of the end. */
+/** What the client was to get when the session was notified of the end. */
 let terminalAtEnd: unknown;
 let read: (frame: unknown, turn: Turn | null) => void;
 
@@ -123,7 +123,7 @@ const itemDone = (id: string, index?: number) => ({
 const end = (id: string, more: object = {}, type = 'response.completed') => ({ type, response: { id, ...more } });
 
 describe('the end of a response', () => {
-  it('The session learns of it before the terminal event is written for the client', () => {
+  it('The session is notified of it before the terminal event is written for the client', () => {
     const { turn } = turnOf();
     for (const frame of [created('r'), delta(), end('r')]) read(frame, turn);
     expect(terminalAtEnd).toBeNull();
