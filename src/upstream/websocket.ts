@@ -1,6 +1,5 @@
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
-import { HttpsProxyAgent } from 'https-proxy-agent';
 import { WebSocket } from 'ws';
 import { flatHeaders } from '../headers.ts';
 import { encodedSlices, isLongText } from '../json.ts';
@@ -389,8 +388,14 @@ const listeners: [event: string, listener: ReturnType<typeof listener>][] = [
  *
  * @param proxy proxy to tunnel through; null for a direct connection
  */
-export function dialWebSocket(request: DialRequest, means: SocketMeans, proxy: URL | null): Promise<DialResult> {
+export async function dialWebSocket(
+  request: DialRequest,
+  means: SocketMeans,
+  proxy: URL | null,
+): Promise<DialResult> {
   const { clock, limits, live } = means;
+  // A worker without a proxy does not load it.
+  const tunnelling = proxy && (await import('https-proxy-agent'));
   const { baseUrl } = request.target;
   const failure = (reason: string, given: unknown): DialResult => ({
     kind: 'failed',
@@ -401,7 +406,7 @@ export function dialWebSocket(request: DialRequest, means: SocketMeans, proxy: U
     let socket: UpstreamSocket;
     const tunnel = new AbortController();
     // A separate agent per socket: only then can a tunnel that is still being set up be aborted.
-    const agent = proxy && new HttpsProxyAgent(proxy.href, { signal: tunnel.signal });
+    const agent = tunnelling && new tunnelling.HttpsProxyAgent(proxy!.href, { signal: tunnel.signal });
     try {
       socket = new UpstreamSocket(webSocketAddress(baseUrl, '/responses'), {
         headers: request.headers,

@@ -70,6 +70,23 @@ it.each(['20.20.2', '23.2.0'])(
   },
 );
 
+it.each<[string, string[], string[], string | undefined, string[]]>([
+  ['is limited in a process that serves', [], ['serve', '--port', '1'], undefined, ['--max-semi-space-size=8']],
+  ['is left to the flags of Node', ['--max_semi_space_size=3'], ['serve'], undefined, ['--max_semi_space_size=3']],
+  ['is left to NODE_OPTIONS', [], ['serve'], '--max-semi-space-size=3', []],
+  ['is not limited for another command', [], ['doctor', 'serve'], undefined, []],
+])('The space for new objects %s', async (_, flags, args, options, seen) => {
+  await mkdir(join(home, 'src'));
+  const tells =
+    'console.log(JSON.stringify({ pid: process.pid, flags: process.execArgv, args: process.argv.slice(2) }))';
+  await writeFile(join(home, 'src', 'cli.ts'), tells);
+  const command = ['--no-warnings', ...flags, join(home, 'bin', 'holdfast.js'), ...args];
+  const program = startProgram(process.execPath, command, { env: { NODE_OPTIONS: options } });
+  await program.says('}');
+  expect(JSON.parse(program.text())).toEqual({ pid: program.pid, flags: ['--no-warnings', ...seen], args });
+  expect(await program.gone).toEqual({ code: 0, signal: null });
+});
+
 it('A signal to the program reaches the one that runs under the bundled Node, and both end alike', async () => {
   await mkdir(join(home, 'src'));
   const told = "process.on('SIGTERM', () => { console.log('drained'); process.exit(0); }); setInterval(() => {}, 1e6);";
