@@ -388,11 +388,7 @@ const listeners: [event: string, listener: ReturnType<typeof listener>][] = [
  *
  * @param proxy proxy to tunnel through; null for a direct connection
  */
-export async function dialWebSocket(
-  request: DialRequest,
-  means: SocketMeans,
-  proxy: URL | null,
-): Promise<DialResult> {
+export async function dialWebSocket(request: DialRequest, means: SocketMeans, proxy: URL | null): Promise<DialResult> {
   const { clock, limits, live } = means;
   // A worker without a proxy does not load it.
   const tunnelling = proxy && (await import('https-proxy-agent'));
