@@ -23,7 +23,8 @@ export class Worker {
     this.#env = env;
   }
 
-  async #running(): Promise<ChildProcess> {
+  /** Returns the runner; null if it was stopped before it was ready. */
+  async #running(): Promise<ChildProcess | null> {
     if (this.#child?.connected) return this.#child;
     const child = fork(join(this.#home, 'test/mutants/runner.ts'), [], {
       cwd: this.#home,
@@ -36,8 +37,9 @@ export class Worker {
       once(child, 'message'),
       once(child, 'exit').then(() => [{ type: 'gone' }]),
     ])) as [RunEvent | { type: 'gone' }];
-    if (event.type !== 'ready') throw new Error('the runner of the tests does not start');
-    return child;
+    if (event.type === 'ready') return child;
+    if (this.#child !== child) return null;
+    throw new Error('the runner of the tests does not start');
   }
 
   /**
@@ -48,6 +50,7 @@ export class Worker {
   async run(request: RunRequest, limitOf: (file: string) => number): Promise<Outcome> {
     const child = await this.#running();
     const outcome: Outcome = { files: [], hung: null };
+    if (child === null) return { ...outcome, hung: request.files[0] ?? null };
     const current = () => request.files[outcome.files.length] ?? null;
     const { promise, resolve } = Promise.withResolvers<void>();
     const giveUp = () => {
