@@ -19,6 +19,7 @@ async function closeBusy(verdicts: OperatorVerdict[]) {
   const row = { id: 's', ownerWorkerId: 'owner', epoch: 4, state: 'live', activeTurnId: 't' };
   const store: Partial<AdminPort['store']> = {
     session: async () => row as never,
+    sessionById: async () => row as never,
     workers: async () => [{ id: 'owner', state: 'serving' } as never],
     operatorClose: async () => verdicts.shift()!,
   };

@@ -5,6 +5,7 @@ import { type FreshDatabase, freshDatabase } from '../support/database.ts';
 import { nodesOf, type RunPlan, type WatchedConnection, watchPlans } from '../support/plans.ts';
 import { orphanedClaim, readOne, turnSteps } from './turn-steps.ts';
 
+// Every database that the imported files open is partitioned, and their tests are run here once more.
 process.env.TEST_PARTITIONED = 'yes';
 process.env.DIFFERENTIAL_RUNS ??= '3';
 
