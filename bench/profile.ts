@@ -15,7 +15,7 @@ import { processorTime } from './peers/system.ts';
  * With `--compare`, another tree runs beside this one, and short windows of both alternate: what else the machine does then
  * affects both alike. The code must be warm before it is measured, which takes some thousand turns.
  */
-const USAGE = `node bench/profile.ts [options]
+const USAGE = `npm run bench:profile -- [options]
 
   --codex            turns like those of Codex, eight at once; default: short turns, 16 at once
   --compare FOLDER   measure another tree beside this one, without a profile

@@ -3,7 +3,7 @@ import { setup } from 'xstate';
 /**
  * The turn machine: one request in the bridge, from admission to its single terminal event.
  *
- * It is a record and makes no decisions: the session decides, the turn actor shows the request's progress and rejects a
+ * It is a record and makes no decisions: the session decides, the turn's record shows the request's progress and rejects a
  * second terminal event. It is never persisted; everything that must survive is in the turn's row.
  */
 

@@ -39,8 +39,10 @@ function plainError(error: unknown): object {
 
 /** Standard output, opened for the first line. Its writes do not wait for a slow reader. */
 let output: ReturnType<typeof destination> | null = null;
-/** Lines of this turn of the event loop. */
+/** Lines that are not written yet. */
 let lines: string[] = [];
+/** Longest time that a line waits for others, in milliseconds. A write costs a worker more than its lines. */
+const TOGETHER_MS = 20;
 
 function takeLines(): string {
   const text = lines.join('');
@@ -48,14 +50,15 @@ function takeLines(): string {
   return text;
 }
 
-/** Writes the lines of one turn of the event loop together: a write costs more than the line itself. */
+/** Standard output, with several lines in one write. */
 const together = {
   write(line: string) {
     if (output === null) {
       output = destination({ sync: false });
       process.on('exit', together.flushSync);
     }
-    if (lines.push(line) === 1) setImmediate(() => lines.length > 0 && output!.write(takeLines()));
+    if (lines.push(line) > 1) return;
+    setTimeout(() => lines.length > 0 && output!.write(takeLines()), TOGETHER_MS).unref();
   },
   /** Writes what is left before it returns. Called after a fatal line, and when the process ends. */
   flushSync() {
