@@ -346,7 +346,8 @@ export function createHttpFace(options: HttpFaceOptions): Router {
         // An upstream that the application chooses may have a credential that several tenants share.
         named: !caller.credentialIsClients || options.chooseUpstream !== undefined,
       };
-      const received = reader.receive(belonging);
+      const { 'content-encoding': coding, 'content-length': length } = req.headers;
+      const received = reader.receive(belonging, coding === undefined ? Number(length ?? Number.NaN) : undefined);
       const limit = config.limits.bodyBytes;
       if (req.readableDidRead) received.push(takenBody(req, limit, lease));
       else await readBody(req, limit, lease, (chunk) => received.push(chunk));

@@ -31,8 +31,18 @@ import {
   shapeOf,
 } from '../transcript/read.ts';
 import type { Fingerprint, Item, Names, ReadItem } from '../transcript/types.ts';
-import { Arrival, type Beginning } from './arrival.ts';
-import { bounds, cut, type Flat, itemsOf, marksOf, membersIn, placesOf, validateRequest } from './read.ts';
+import {
+  Arrival,
+  type Beginning,
+  bounds,
+  cut,
+  type Flat,
+  itemsOf,
+  marksOf,
+  membersIn,
+  placesOf,
+  validateRequest,
+} from './read.ts';
 
 /**
  * Reading a body that repeats an earlier one and adds to it. Most clients resend their whole conversation with each turn, as

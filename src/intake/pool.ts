@@ -4,9 +4,9 @@ import { BridgeError } from '../errors.ts';
 import { decodeText, holdsMoreThan } from '../json.ts';
 import type { Log } from '../log.ts';
 import { KnownBodies } from './again.ts';
-import { Arrival } from './arrival.ts';
 import {
   type Answer,
+  Arrival,
   type Flat,
   flatten,
   type Job,
@@ -37,8 +37,12 @@ export interface ReadOptions extends Belonging {
 
 /** Reads bodies: small ones synchronously, larger ones in worker threads. */
 export interface Reader {
-  /** Returns the receiver of a body, which compares it with the conversation's last one while it arrives. */
-  receive(belonging?: Belonging): Received;
+  /**
+   * Returns the receiver of a body, which compares it with the conversation's last one while it arrives.
+   *
+   * @param bytes size of the body, in bytes; by default unknown
+   */
+  receive(belonging?: Belonging, bytes?: number): Received;
   /**
    * Reads one body.
    *
@@ -239,7 +243,8 @@ export function createReader(options: ReaderOptions): Reader {
   }
 
   return {
-    receive: ({ conversation = null, named = true } = {}) => known.receive(conversation, named),
+    receive: ({ conversation = null, named = true } = {}, bytes = Number.POSITIVE_INFINITY) =>
+      bytes < REMEMBERED_BYTES ? new Arrival() : known.receive(conversation, named),
     async read(received, kind, { gone, conversation = null, named = true } = {}) {
       if (closed) throw new BridgeError('bridge_draining');
       const size = sizeOf(received);

@@ -1,6 +1,8 @@
 import {
   type Actor,
+  type AnyActorScope,
   type AnyStateMachine,
+  type AnyStateNode,
   type ContextFrom,
   createActor,
   type EventFrom,
@@ -12,8 +14,62 @@ import {
   transition,
 } from 'xstate';
 import type { Clock } from '../system.ts';
-import { type Armed, Deadlines } from './deadlines.ts';
-import type { Effect, Place, Placed, Program } from './program.ts';
+
+/** A named action that the machine yielded, with its resolved parameters. */
+export interface Effect {
+  type: string;
+  params: unknown;
+}
+
+/** A deadline that a state declares: `meta: { deadlines: [{ name, event }] }`. */
+export interface Deadline {
+  /** Name of the duration (or of the absolute time); API. */
+  name: string;
+  /** Type of the event that is sent to the machine when it expires. */
+  event: string;
+  /**
+   * For deadlines that survive a restart: returns the time in wall-clock milliseconds from the context; null disables
+   * it.
+   */
+  at?: (context: never) => number | null;
+}
+
+/** A set of active states, with what the runtime needs to know of it. There is one object for each set that occurs. */
+export interface Place {
+  readonly value: StateValue;
+  /** Dotted path. It ends at a parallel state, below which there is no single path. */
+  readonly path: string;
+  /** Deadlines of the active states. Each object belongs to one state. */
+  readonly deadlines: readonly Deadline[];
+}
+
+/** The parts of a snapshot that name its states. */
+export interface Placed {
+  value: StateValue;
+  _nodes: readonly AnyStateNode[];
+}
+
+/**
+ * A machine prepared for durable execution: linted, with recording actions and known deadlines. Created once per
+ * machine.
+ */
+export interface Program<M extends AnyStateMachine = AnyStateMachine> {
+  readonly machine: M;
+  readonly version: number;
+  readonly commits: ReadonlySet<string>;
+  /** What the machine's transition function is called with. No actor or system exists for it. */
+  readonly scope: AnyActorScope;
+  placeOf(snapshot: Placed): Place;
+  /** Receives the effects that the machine yields; null between steps. Set by `recordEffects`. */
+  effects: Effect[] | null;
+}
+
+export interface ProgramOptions {
+  /** Names of the effects that a store answers. */
+  commits: readonly string[];
+  /** Version of the persisted data; a snapshot of another version is not loaded. */
+  version: number;
+}
 
 /** A machine that runs, as observers see it. */
 export interface Observed {
@@ -498,4 +554,208 @@ function restore<M extends AnyStateMachine>(program: Program<M>, options: Rehydr
   } catch {
     return null;
   }
+}
+
+/**
+ * Prepares a machine: replaces its named actions by recorders that turn effects into data.
+ *
+ * @param effects names of those actions
+ */
+export function prepare<M extends AnyStateMachine>(
+  machine: M,
+  effects: readonly string[],
+  options: ProgramOptions,
+): Program<M> {
+  const recorders = Object.fromEntries(
+    effects.map((type) => [
+      type,
+      (_: unknown, params: unknown) => {
+        program.effects?.push({ type, params });
+      },
+    ]),
+  );
+  const recording = machine.provide({ actions: recorders } as never) as M;
+  const program: Program<M> = {
+    machine: recording,
+    version: options.version,
+    commits: new Set(options.commits),
+    scope: scopeOf(recording),
+    placeOf: createPlaces(recording),
+    effects: null,
+  };
+  return program;
+}
+
+/** Returns the scope of a transition function whose actions only record. */
+function scopeOf(machine: AnyStateMachine): AnyActorScope {
+  // Never started. Actions and guards are passed it as `self`; those of a durable machine do not use it.
+  const self = createActor(machine);
+  return {
+    self,
+    system: self.system,
+    id: self.id,
+    sessionId: self.sessionId,
+    logger: () => {},
+    defer: () => {},
+    emit: () => {},
+    stopChild: () => {},
+    actionExecutor: ({ exec, info, params }) => exec?.(info, params),
+  };
+}
+
+/** Returns the function that finds the place of a snapshot. Places are found by the nodes without children. */
+function createPlaces(machine: AnyStateMachine): Program['placeOf'] {
+  const declared = new Map<AnyStateNode, Deadline[]>();
+  for (const node of nodesOf(machine.root)) {
+    const { deadlines = [] } = (node.meta ?? {}) as { deadlines?: readonly Deadline[] };
+    // States may share the object that declares their deadlines.
+    declared.set(
+      node,
+      deadlines.map((deadline) => ({ ...deadline })),
+    );
+  }
+  interface Branch {
+    next: Map<AnyStateNode, Branch>;
+    place: Place | null;
+  }
+  const root: Branch = { next: new Map(), place: null };
+  return ({ value, _nodes: nodes }) => {
+    let at = root;
+    for (const node of nodes) {
+      if (node.type !== 'atomic' && node.type !== 'final') continue;
+      let next = at.next.get(node);
+      if (next === undefined) at.next.set(node, (next = { next: new Map(), place: null }));
+      at = next;
+    }
+    at.place ??= { value, path: pathOf(value), deadlines: nodes.flatMap((node) => declared.get(node) ?? []) };
+    return at.place;
+  };
+}
+
+/** Returns the dotted path of a state value. It ends at a parallel state, below which there is no single path. */
+export function pathOf(value: unknown): string {
+  if (typeof value === 'string') return value;
+  const entries = Object.entries(value as Record<string, unknown>);
+  if (entries.length !== 1) return '';
+  const [name, rest] = entries[0]!;
+  const below = pathOf(rest);
+  return below === '' ? name : `${name}.${below}`;
+}
+
+/** Returns a state and all states below it. */
+export const nodesOf = (node: AnyStateNode): AnyStateNode[] => [
+  node,
+  ...Object.values(node.states).flatMap((child) => nodesOf(child as AnyStateNode)),
+];
+
+/** A deadline of an active state. */
+interface Armed {
+  readonly deadline: Deadline;
+  /** False once the state that declared it was left, or it was restarted. */
+  current: boolean;
+  /** Monotonic milliseconds at which it expires, if it was restarted: its timer then waits for the rest. */
+  due: number;
+  restarted: boolean;
+  /** True until its timer has expired. */
+  waiting: boolean;
+  cancel: () => void;
+}
+
+/** Longest delay of one timer, in milliseconds; longer waits are split. */
+const LONGEST = 2_000_000_000;
+
+const nothing = () => {};
+
+/** The deadlines of an actor's current states. */
+class Deadlines {
+  readonly #clock: Clock;
+  readonly #durations: (name: string) => number;
+  readonly #fire: (expired: Armed) => void;
+  #place: Place | null = null;
+  #context: unknown;
+  #armed: Armed[] = [];
+
+  /**
+   * @param durations returns a deadline's duration in milliseconds; `Infinity` never fires
+   * @param fire called when a deadline expires. Its state may be left before its event is delivered.
+   */
+  constructor(clock: Clock, durations: (name: string) => number, fire: (expired: Armed) => void) {
+    this.#clock = clock;
+    this.#durations = durations;
+    this.#fire = fire;
+  }
+
+  /** Arms the deadlines of states that were entered and disarms those of states that were left. */
+  update(place: Place, context: unknown): void {
+    this.#context = context;
+    if (place === this.#place) return;
+    this.#place = place;
+    const { deadlines } = place;
+    const before = this.#armed;
+    if (before.length === 0 && deadlines.length === 0) return;
+    for (const armed of before) if (!deadlines.includes(armed.deadline)) retire(armed);
+    const kept = before.filter(({ current }) => current);
+    this.#armed = kept;
+    for (const deadline of deadlines) {
+      if (!kept.some((armed) => armed.deadline === deadline)) kept.push(this.#arm(deadline));
+    }
+  }
+
+  /** Restarts a running deadline; no effect if no active state declares it. */
+  touch(name: string): void {
+    for (let i = 0; i < this.#armed.length; i += 1) {
+      const armed = this.#armed[i]!;
+      const { deadline } = armed;
+      if (deadline.name !== name) continue;
+      const due = this.#clock.now() + this.#lengthOf(deadline);
+      // Called for every frame of a stream: a timer that would expire too early is left to find the new time itself.
+      if (armed.waiting && armed.due <= due && due < Number.POSITIVE_INFINITY) {
+        armed.due = due;
+        armed.restarted = true;
+        continue;
+      }
+      retire(armed);
+      this.#armed[i] = this.#arm(deadline);
+    }
+  }
+
+  /** Returns whether an active state declares a deadline with this event type. */
+  isOwn(eventType: string): boolean {
+    return this.#armed.some(({ deadline }) => deadline.event === eventType);
+  }
+
+  clear(): void {
+    for (const armed of this.#armed) retire(armed);
+    this.#armed = [];
+  }
+
+  #lengthOf(deadline: Deadline): number {
+    if (!deadline.at) return this.#durations(deadline.name);
+    const at = deadline.at(this.#context as never);
+    return at == null ? Number.POSITIVE_INFINITY : at - this.#clock.wall();
+  }
+
+  #arm(deadline: Deadline): Armed {
+    const ms = this.#lengthOf(deadline);
+    const due = this.#clock.now() + ms;
+    const made: Armed = { deadline, current: true, due, restarted: false, waiting: true, cancel: nothing };
+    this.#wait(made, ms);
+    return made;
+  }
+
+  #wait(armed: Armed, left: number): void {
+    if (left === Number.POSITIVE_INFINITY) return;
+    const step = Math.min(left, LONGEST);
+    armed.cancel = this.#clock.after(Math.max(0, step), () => {
+      const rest = armed.restarted ? armed.due - this.#clock.now() : left - step;
+      if (rest > 0) return this.#wait(armed, rest);
+      armed.waiting = false;
+      this.#fire(armed);
+    });
+  }
+}
+
+function retire(armed: Armed): void {
+  armed.current = false;
+  armed.cancel();
 }

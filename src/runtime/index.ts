@@ -2,10 +2,15 @@
 export {
   type ActorOptions,
   type CommitAnswer,
+  type Deadline,
   DurableActor,
+  type Effect,
   type Inspect,
   type Observed,
   type Persisted,
+  type Program,
+  type ProgramOptions,
+  pathOf,
   persist,
   type RehydrateOptions,
   recordEffects,
@@ -14,13 +19,4 @@ export {
   safely,
   startActor,
 } from './actor.ts';
-export {
-  type Deadline,
-  defineProgram,
-  type Effect,
-  type LintFinding,
-  lintMachine,
-  type Program,
-  type ProgramOptions,
-  pathOf,
-} from './program.ts';
+export { defineProgram, type LintFinding, lintMachine } from './program.ts';

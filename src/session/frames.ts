@@ -10,8 +10,7 @@ import {
   type Written,
   withMembers,
 } from '../json.ts';
-import { membersOfResponse } from '../transcript/echoes.ts';
-import { bareResponse, rewriteForClient } from '../transcript/items.ts';
+import { bareResponse, membersOfResponse, rewriteForClient } from '../transcript/items.ts';
 import type { Item } from '../transcript/types.ts';
 import { refusesAnchor, upstreamAnswerOf } from '../upstream/errors.ts';
 import { headersIn, isBeginning, parseFrame } from '../upstream/frames.ts';

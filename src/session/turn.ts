@@ -1,16 +1,16 @@
-import type { TurnEvent } from '../../machines/turn.ts';
+import { type Actor, createActor, transition } from 'xstate';
+import { type TurnEvent, type TurnMachine, turnMachine } from '../../machines/turn.ts';
 import { type BridgeCode, BridgeError, catalogue } from '../errors.ts';
 import { REQUEST_ID_HEADER } from '../headers.ts';
 import type { Written } from '../json.ts';
 import type { AttemptFact, Evidence, Outcome } from '../resolve/types.ts';
-import type { Inspect } from '../runtime/index.ts';
+import type { Inspect, Observed } from '../runtime/index.ts';
 import type { KeptResponse, TurnEnd, TurnMetrics, TurnRow } from '../store/port.ts';
 import type { Line } from '../transcript/items.ts';
 import type { Continuation, Item, ReadItems, WireForm } from '../transcript/types.ts';
 import type { UpstreamAnswer, UpstreamError } from '../upstream/port.ts';
 import type { AnswerHead, ClientSink, TurnRequest } from './port.ts';
 import type { BufferShare, Lease, Quota } from './quota.ts';
-import { TurnRecord } from './turn-record.ts';
 
 type TerminalType = 'response.completed' | 'response.incomplete' | 'response.failed';
 
@@ -310,6 +310,76 @@ export interface TurnHost {
   onPressure(turn: Turn, paused: boolean): void;
   /** Called once, when the turn's client has received its terminal event (or cannot receive it any more). */
   onFinished(turn: Turn): void;
+}
+
+type TurnState = ReturnType<Actor<TurnMachine>['getSnapshot']>['value'];
+
+/** States to which events lead, by state and event. XState is asked once for each pair. */
+const nextStates = new Map<TurnState, Map<TurnEvent['type'], TurnState>>();
+
+function nextOf(state: TurnState, event: TurnEvent): TurnState {
+  let ways = nextStates.get(state);
+  if (ways === undefined) nextStates.set(state, (ways = new Map()));
+  let next = ways.get(event.type);
+  if (next === undefined) {
+    const before = turnMachine.resolveState({ value: state, context: { turnId: '' } });
+    [{ value: next }] = transition(turnMachine, before, event);
+    ways.set(event.type, next);
+  }
+  return next;
+}
+
+const isFinal = (state: TurnState) => turnMachine.states[state]?.type === 'final';
+
+/**
+ * The progress of one turn through the states of its machine. The machine has neither effects nor conditions, so its state
+ * is all there is to keep.
+ */
+export class TurnRecord implements Observed {
+  /** The turn's id. */
+  readonly id: string;
+  readonly machine = turnMachine;
+  readonly #context: { turnId: string };
+  readonly #inspect: Inspect | undefined;
+  /** Takes the same events, where XState's own inspection events are wanted. */
+  readonly #shown: Actor<TurnMachine> | null;
+  #state: TurnState = 'admitted';
+  #stopped = false;
+
+  constructor(id: string, inspect: Inspect | undefined) {
+    this.id = id;
+    this.#context = { turnId: id };
+    this.#inspect = inspect;
+    this.#shown = inspect?.xstate ? createActor(turnMachine, { input: this.#context, inspect: inspect.xstate }) : null;
+    this.#shown?.start();
+    this.#show({ type: 'xstate.init' });
+  }
+
+  snapshot(): { status: string; value: TurnState; context: { turnId: string } } {
+    const status = isFinal(this.#state) ? 'done' : this.#stopped ? 'stopped' : 'active';
+    return { status, value: this.#state, context: this.#context };
+  }
+
+  /** Takes an event. No effect once the turn has ended. */
+  note(event: TurnEvent): void {
+    if (this.#stopped) return;
+    this.#state = nextOf(this.#state, event);
+    this.#stopped = isFinal(this.#state);
+    this.#shown?.send(event);
+    this.#show(event);
+  }
+
+  /** Ends the record in the state that it is in. */
+  stop(): void {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    this.#shown?.stop();
+    this.#show({ type: 'xstate.stop' });
+  }
+
+  #show(event: { type: string }): void {
+    this.#inspect?.step({ actor: this, event, ...this.snapshot() });
+  }
 }
 
 const endEvent: Record<TurnEnd, TurnEvent> = {

@@ -1,6 +1,6 @@
 import { TURN_STATE_HEADER } from '../headers.ts';
 import { isFields, nestsDeeperThan, textOf } from '../json.ts';
-import { membersOfResponse, withoutEchoes } from '../transcript/echoes.ts';
+import { membersOfResponse, withoutEchoes } from '../transcript/items.ts';
 import { namesError, normaliseError } from './errors.ts';
 import { concernsTurns } from './headers.ts';
 import type { ParsedFrame } from './port.ts';

@@ -240,7 +240,7 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'a deadline is not armed',
-    file: 'src/runtime/deadlines.ts',
+    file: 'src/runtime/actor.ts',
     find: 'if (!kept.some((armed) => armed.deadline === deadline)) kept.push(this.#arm(deadline));',
     replace: '',
     tests: ['test/runtime'],
@@ -396,7 +396,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a match by place skips the comparison of forms',
     file: 'src/transcript/items.ts',
-    find: '    if (!items[index]!.includes(hashes[at + index]!)) return -1;\n',
+    find: '    if (place === end) return -1;\n',
     replace: '',
     tests: ['test/transcript/line.test.ts', 'test/recordings/facts.test.ts'],
   },
@@ -613,22 +613,22 @@ export const canaries: readonly Canary[] = [
   {
     name: 'unanswered pings are not counted',
     file: 'src/upstream/websocket.ts',
-    find: '    missed += 1;\n',
+    find: '    this.#missed += 1;\n',
     replace: '',
     tests: ['test/upstream/websocket.test.ts'],
   },
   {
     name: 'no ping is sent with a frame',
     file: 'src/upstream/websocket.ts',
-    find: '    pulse.sent(part.length);\n',
+    find: '    this.#pulse.sent(part.length);\n',
     replace: '',
     tests: ['test/upstream/websocket.test.ts'],
   },
   {
     name: 'a proxy is ignored for WebSocket',
     file: 'src/upstream/transport.ts',
-    find: 'live, pulse, wayTo(baseUrl)?.proxy ?? null);',
-    replace: 'live, pulse, null);',
+    find: 'means, wayTo(baseUrl)?.proxy ?? null);',
+    replace: 'means, null);',
     tests: ['test/upstream/proxies.test.ts'],
   },
   {
@@ -796,8 +796,8 @@ export const canaries: readonly Canary[] = [
   {
     name: 'no keepalive after the first event',
     file: 'src/http/answers.ts',
-    find: '      wroteAt = clock.now();\n      return write(eventText(type, json));',
-    replace: '      stopKeepalive();\n      return write(eventText(type, json));',
+    find: '      return write(named.before + dataText(json));',
+    replace: '      stopKeepalive();\n      return write(named.before + dataText(json));',
     tests: ['test/http/answers.test.ts'],
   },
   {
@@ -824,7 +824,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'the nesting of frames is not limited',
     file: 'src/upstream/frames.ts',
-    find: 'if (nestsDeeperThan(frame, MOST_FRAME_LEVELS)) return tooDeep();',
+    find: 'if (nestsDeeperThan(text, MOST_FRAME_LEVELS)) return tooDeep();',
     replace: '',
     tests: ['test/hostile/edges/depth.test.ts'],
   },
@@ -865,7 +865,7 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'a turn takes events after its end',
-    file: 'src/session/turn-record.ts',
+    file: 'src/session/turn.ts',
     find: '    this.#stopped = isFinal(this.#state);\n',
     replace: '',
     tests: ['test/session/turn-record.test.ts'],
@@ -986,7 +986,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a peer is judged before its buffered data was read',
     file: 'src/upstream/websocket.ts',
-    find: 'if (!stopped && asked) arm(pongMs, look);',
+    find: 'if (!this.#stopped && this.#asked) this.#arm(this.#peer.times.pongMs);',
     replace: '',
     tests: ['test/upstream/pulse.test.ts'],
   },

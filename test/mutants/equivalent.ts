@@ -70,8 +70,7 @@ export const equivalents: readonly Equivalent[] = [
     ['changes.size === 0', 'false'],
   ]),
   ...alike(FRAMES, 'A list of output that was parsed stands in the text.', [
-    ["membersOf(text).get('response')?.start", "membersOf(text).get('response').start"],
-    ['place?.start', 'place.start'],
+    ["membersOfResponse(text).get('output')?.start", "membersOfResponse(text).get('output').start"],
   ]),
   ...alike(FRAMES, 'A frame of this kind has a turn state, and it has it from its headers.', [
     ['frame.turnState', 'true'],

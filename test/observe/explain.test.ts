@@ -4,7 +4,7 @@ import { sessionMachine } from '../../machines/session.ts';
 import { explain, stateText } from '../../src/observe/explain.ts';
 import type { FlightRecord } from '../../src/observe/trace.ts';
 import { createRecorder } from '../../src/observe/trace.ts';
-import { TurnRecord } from '../../src/session/turn-record.ts';
+import { TurnRecord } from '../../src/session/turn.ts';
 import type { SessionRow, TurnRow, WorkerRow } from '../../src/store/port.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import { reporting } from '../support/steps.ts';

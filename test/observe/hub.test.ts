@@ -3,7 +3,7 @@ import { createInspectionHub, createSelection, type InspectionHub } from '../../
 import { createRecorder, type Recorder } from '../../src/observe/trace.ts';
 import { startActor } from '../../src/runtime/index.ts';
 import { sessionProgram } from '../../src/session/session.ts';
-import { TurnRecord } from '../../src/session/turn-record.ts';
+import { TurnRecord } from '../../src/session/turn.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 
 interface Message {

@@ -6,7 +6,7 @@ import { WebSocket } from 'ws';
 import { createOperatorAccess } from '../../src/http/access.ts';
 import { startActor } from '../../src/runtime/index.ts';
 import { sessionProgram } from '../../src/session/session.ts';
-import { TurnRecord } from '../../src/session/turn-record.ts';
+import { TurnRecord } from '../../src/session/turn.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import { type ServedInspection, serveInspection } from './viewer.ts';
 

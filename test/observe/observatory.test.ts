@@ -10,7 +10,7 @@ import { createObservatory } from '../../src/observe/index.ts';
 import type { FlightRecord } from '../../src/observe/trace.ts';
 import type { TurnRequest } from '../../src/session/port.ts';
 import type { TurnLine } from '../../src/session/turn.ts';
-import { TurnRecord } from '../../src/session/turn-record.ts';
+import { TurnRecord } from '../../src/session/turn.ts';
 import { randomIds } from '../../src/system.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import { createMemoryStore } from '../../src/testing/memory-store/index.ts';

@@ -3,7 +3,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { chromium } from 'playwright-core';
 import { expect, it } from 'vitest';
-import { TurnRecord } from '../../src/session/turn-record.ts';
+import { TurnRecord } from '../../src/session/turn.ts';
 import { serveInspection } from './viewer.ts';
 
 const browserPath = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium';

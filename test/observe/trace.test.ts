@@ -8,7 +8,7 @@ import { createRecorder, endedBadly, type RecorderOptions } from '../../src/obse
 import { rehydrate } from '../../src/runtime/index.ts';
 import { sessionProgram } from '../../src/session/session.ts';
 import type { TurnLine } from '../../src/session/turn.ts';
-import { TurnRecord } from '../../src/session/turn-record.ts';
+import { TurnRecord } from '../../src/session/turn.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 import { reporting } from '../support/steps.ts';
 

@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { createActor, type InspectionEvent } from 'xstate';
 import { type TurnEvent, turnMachine } from '../../machines/turn.ts';
 import type { Step } from '../../src/runtime/index.ts';
-import { TurnRecord } from '../../src/session/turn-record.ts';
+import { TurnRecord } from '../../src/session/turn.ts';
 
 const types = [
   ...new Set(Object.values(turnMachine.states).flatMap(({ ownEvents }) => ownEvents)),

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { membersOf } from '../../src/json.ts';
-import { membersOfResponse, withoutEchoes } from '../../src/transcript/echoes.ts';
+import { membersOfResponse, withoutEchoes } from '../../src/transcript/items.ts';
 import { parseFrame } from '../../src/upstream/frames.ts';
 
 const instructions = `Answer "briefly", with \\ and é. ${'More words. '.repeat(400)}`;

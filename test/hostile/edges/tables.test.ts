@@ -32,6 +32,7 @@ const allowed = new Map([
   ['src/testing/memory-store/admin.ts takers', 'keys are the kinds of rows that a sweep takes'],
   ['src/transcript/read.ts kept', 'keys are those of lists in the file'],
   ['src/store/items.ts places', 'keys are numbers'],
+  ['src/store/postgres/executor.ts row', 'keys are the columns of a statement of its own'],
   ['src/store/postgres/session-repository.ts call', 'keys are columns of an entity'],
 ]);
 
