@@ -844,14 +844,14 @@ export const canaries: readonly Canary[] = [
   },
   {
     name: 'states that share a declaration share their deadlines',
-    file: 'src/runtime/program.ts',
+    file: 'src/runtime/actor.ts',
     find: 'deadlines.map((deadline) => ({ ...deadline })),',
     replace: '[...deadlines],',
     tests: ['test/runtime/actor.test.ts'],
   },
   {
     name: 'parallel states are one place, whatever their regions are in',
-    file: 'src/runtime/program.ts',
+    file: 'src/runtime/actor.ts',
     find: "if (node.type !== 'atomic' && node.type !== 'final') continue;",
     replace: "if (node !== nodes.find(({ type }) => type === 'atomic' || type === 'final')) continue;",
     tests: ['test/runtime/actor.test.ts'],
