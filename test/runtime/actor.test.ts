@@ -360,7 +360,8 @@ describe('the actor', () => {
         expect(loud).toEqual(quiet);
         expect(quiet!.errors).toEqual([]);
       }),
-      { numRuns: 100 },
+      // The same draws each time: they have to reach the states that are named below.
+      { numRuns: 100, seed: 20261129 },
     );
     expect([...reached]).toContain('{"packing":{"box":"full","label":"printed"}} active');
     expect([...reached]).toContain('"gone" done');
