@@ -347,7 +347,8 @@ export function createHttpFace(options: HttpFaceOptions): Router {
         named: !caller.credentialIsClients || options.chooseUpstream !== undefined,
       };
       const { 'content-encoding': coding, 'content-length': length } = req.headers;
-      const received = reader.receive(belonging, coding === undefined ? Number(length ?? Number.NaN) : undefined);
+      const bytes = coding === undefined && length !== undefined ? Number(length) : undefined;
+      const received = reader.receive(belonging, bytes);
       const limit = config.limits.bodyBytes;
       if (req.readableDidRead) received.push(takenBody(req, limit, lease));
       else await readBody(req, limit, lease, (chunk) => received.push(chunk));
