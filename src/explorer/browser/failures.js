@@ -4,10 +4,8 @@ import { Filters } from './filters.js';
 import { html } from './html.js';
 import { goTo, hrefOf } from './place.js';
 import { usePoll } from './poll.js';
-import { clock, duration, full, short } from './words.js';
+import { duration, full, short, when } from './words.js';
 
-const dayOf = (ms) => new Date(ms).toDateString();
-const when = (t) => (dayOf(t) === dayOf(Date.now()) ? clock(t) : new Date(t).toLocaleString());
 const reasonOf = ({ fault, upstreamStatus }) =>
   fault ?? (upstreamStatus === null ? 'upstream_error' : `upstream_${upstreamStatus}`);
 const keyOf = ({ request, turn, t }) => request || `${turn}@${t}`;
@@ -90,7 +88,7 @@ function Failed({ failed, isOpen, toggle, narrow }) {
   return html`
     <li class=${isOpen ? 'open' : ''}>
       <button class="row" aria-expanded=${isOpen} onClick=${toggle}>
-        <time title=${new Date(t).toLocaleString()}>${when(t)}</time>
+        <time title=${full(t)}>${when(t)}</time>
         <span class=${`status ${status >= 500 || status === null ? 'bad' : ''}`} title="What the client got.">${status ?? '–'}</span>
         <span class="what">
           <strong>${reason}</strong>

@@ -1,6 +1,6 @@
 import { html } from './html.js';
 import { goTo } from './place.js';
-import { clock } from './words.js';
+import { when } from './words.js';
 
 const names = {
   since: 'from',
@@ -14,12 +14,7 @@ const names = {
   tenant: 'tenant',
 };
 const isTime = (name) => name === 'since' || name === 'until';
-const dayOf = (ms) => new Date(ms).toDateString();
-const shown = (name, value) => {
-  if (!isTime(name)) return value;
-  const ms = Number(value);
-  return dayOf(ms) === dayOf(Date.now()) ? clock(ms) : new Date(ms).toLocaleString();
-};
+const shown = (name, value) => (isTime(name) ? when(Number(value)) : value);
 
 /** Renders the active filters of a page. Each can be removed. */
 export function Filters({ view, filter }) {

@@ -49,6 +49,18 @@ export function clock(t, fine = false) {
   return fine ? `${text}.${String(at.getMilliseconds()).padStart(3, '0')}` : text;
 }
 
+/**
+ * Formats when something happened as one short line: the local time of day for today, otherwise the day and the minute. A list
+ * that crosses midnight keeps the height of its rows.
+ */
+export function when(t, now = Date.now()) {
+  const at = new Date(t);
+  if (at.toDateString() === new Date(now).toDateString()) return clock(t);
+  const day = `${at.getDate()} ${at.toLocaleString('en', { month: 'short' })}`;
+  const isThisYear = at.getFullYear() === new Date(now).getFullYear();
+  return isThisYear ? `${day} ${clock(t).slice(0, 5)}` : `${day} ${at.getFullYear()}`;
+}
+
 export function ago(iso, now = Date.now()) {
   const ms = now - Date.parse(iso);
   return ms < 1_000 ? 'now' : duration(ms);
