@@ -748,7 +748,8 @@ class Deadlines {
     const step = Math.min(left, LONGEST);
     armed.cancel = this.#clock.after(Math.max(0, step), () => {
       const rest = armed.restarted ? armed.due - this.#clock.now() : left - step;
-      if (rest > 0) return this.#wait(armed, rest);
+      // Whole milliseconds: the rest of a rounding error is a wait that need not move a clock of floating-point numbers.
+      if (rest > 0) return this.#wait(armed, Math.ceil(rest));
       armed.waiting = false;
       this.#fire(armed);
     });

@@ -11,7 +11,9 @@ const COPIED = [
   ...[
     'package.json',
     'package-lock.json',
+    'build.ts',
     'tsconfig.json',
+    'tsconfig.build.json',
     'vitest.config.ts',
     'README.md',
     'CHANGELOG.md',

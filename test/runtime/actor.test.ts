@@ -270,6 +270,21 @@ describe('deadlines', () => {
     expect(order.actor.stopped).toBe(true);
   });
 
+  it('The rest of a restarted deadline is waited for in whole milliseconds, so that rounding cannot repeat it at the same time', async () => {
+    const clock = createManualClock();
+    const waits: number[] = [];
+    const order = open({ clock: { ...clock, after: (ms, fn) => clock.after(waits[waits.push(ms) - 1]!, fn) } });
+    await order.settle();
+    clock.advance(900.1);
+    order.actor.touch('patience');
+    clock.advance(1_000.1);
+    expect(order.actor.stopped).toBe(false);
+    clock.advance(1);
+    expect(order.actor.stopped).toBe(true);
+    expect(waits.filter((ms) => !Number.isInteger(ms))).toEqual([]);
+    expect(waits.length).toBe(2);
+  });
+
   it('A deadline given as an absolute time fires at that time, however long ago it was set', async () => {
     const clock = createManualClock();
     const order = open({ clock, input: { dueAt: clock.wall() + 400 } });

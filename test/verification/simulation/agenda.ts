@@ -11,6 +11,9 @@ export interface Due {
   cancelled: boolean;
 }
 
+/** Number of consecutive events without a passage of time that shows a loop. A run has about 10,000 events in all. */
+const MOST_AT_ONCE = 100_000;
+
 /** Queue of all scheduled events, in execution order. */
 export interface Agenda {
   readonly now: number;
@@ -22,7 +25,7 @@ export interface Agenda {
   /**
    * Executes events one by one until `done` returns true, none is left, or the time is over. Between two events all
    * promises that can settle have settled. Each event is therefore atomic, and the order of events is the whole
-   * schedule.
+   * schedule. Events that keep scheduling others at the same time are reported as an error and end the run.
    */
   run(until: number, done?: () => boolean): Promise<void>;
 }
@@ -100,6 +103,7 @@ export function createAgenda(
       push(due);
     },
     async run(until, done = () => false) {
+      let atOnce = 0;
       await settled();
       while (!done()) {
         const due = heap[0];
@@ -109,6 +113,8 @@ export function createAgenda(
         }
         pop();
         if (due.cancelled) continue;
+        atOnce = due.at > now ? 0 : atOnce + 1;
+        if (atOnce > MOST_AT_ONCE) return onError(new Error('Time does not pass any more'), due);
         now = Math.max(now, due.at);
         steps += 1;
         onStep(due);
