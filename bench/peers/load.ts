@@ -1,4 +1,5 @@
 import { Agent, request } from 'undici';
+import { seeded } from '../../test/support/random.ts';
 
 /** Answer of the scripted upstream. */
 export interface Script {
@@ -88,17 +89,6 @@ export async function ask(
   if (terminal === '') throw new Error('the stream ended without its terminal event');
   const { response } = JSON.parse(Buffer.from(terminal, 'latin1').toString()) as { response: { output: Item[] } };
   return { seen, output: response.output };
-}
-
-/** Returns pseudo-random numbers in [0, 1), the same in every run. */
-export function seeded(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
 
 const WORDS =

@@ -4,11 +4,12 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as pause } from 'node:timers/promises';
+import { seeded } from '../support/random.ts';
 import { connectSocket } from '../support/websocket.ts';
 import { startBalancer } from './balancer.ts';
 import { startFleet } from './fleet.ts';
 import { type ChattyClient, createSocketClient, emptySocketTally, type SocketTally } from './socket-clients.ts';
-import { keepLogs, seededRandom } from './world.ts';
+import { keepLogs } from './world.ts';
 
 const SIMULATOR = join(import.meta.dirname, '..', '..', 'src', 'testing', 'simulator', 'main.ts');
 /** Connections with which each worker is warmed up before its memory is measured. */
@@ -57,7 +58,7 @@ async function usageOf(pid: number): Promise<{ cpuMs: number; resident: number }
 /** Restarts the workers in turn under clients on WebSockets, behind a balancer that only looks at `/ready`. */
 export async function runRolling(options: RollingOptions): Promise<RollingReport> {
   const { seed, clients: count, workers, restarts, thinkMs, databaseUrl, log = () => {} } = options;
-  const random = seededRandom(seed);
+  const random = seeded(seed);
   const tally = emptySocketTally();
   const broken: string[] = [];
   const simulator = spawn(

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
 import { type Simulator, startSimulator } from '../../src/testing/index.ts';
+import { seeded } from '../support/random.ts';
 import { type Fleet, type FleetWorker, startFleet } from './fleet.ts';
 import { createTalker, emptyTally, type Talker, type Tally } from './talker.ts';
 
@@ -33,22 +34,10 @@ export interface WorldOptions {
   verbose?: boolean;
 }
 
-/** Returns a generator of repeatable random numbers in [0, 1). */
-export function seededRandom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = state;
-    t = Math.imul(t ^ (t >>> 15), t | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296;
-  };
-}
-
 /** Runs a scenario in its own world, and tears the world down even when it fails. */
 export async function inWorld(options: WorldOptions, scenario: (world: World) => Promise<void>): Promise<World> {
   const { seed, databaseUrl } = options;
-  const random = seededRandom(seed);
+  const random = seeded(seed);
   const simulator = await startSimulator({ seed, journalBodies: false, eventGapMs: 15 });
   const fleet = await startFleet({
     workers: options.workers,

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startEmbeddedPostgres } from '../../src/store/embedded/index.ts';
+import { seeded } from '../support/random.ts';
 import { areaOf, leftOut } from './areas.ts';
 import { equivalents } from './equivalent.ts';
 import type { Mutant } from './generate.ts';
@@ -144,19 +145,8 @@ function changedLines(ref: string): Map<string, Set<number>> | null {
   return lines;
 }
 
-/** mulberry32: the same seed gives the same sequence on every machine. */
-function random(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 function shuffled<T>(list: readonly T[], seed: number): T[] {
-  const next = random(seed);
+  const next = seeded(seed);
   const out = [...list];
   for (let at = out.length - 1; at > 0; at -= 1) {
     const other = Math.floor(next() * (at + 1));

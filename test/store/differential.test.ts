@@ -6,7 +6,7 @@ import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { systemClock } from '../../src/system.ts';
 import { createMemoryDatabase, createMemoryStore, type MemoryDatabase } from '../../src/testing/memory-store/index.ts';
 import { freshDatabase } from '../support/database.ts';
-import { createRandom } from '../verification/simulation/seeded.ts';
+import { createRandom } from '../support/random.ts';
 import { LEASE_MS, sweepAll } from './calls.ts';
 import { type Command, commandOf, type Universe, universeOf } from './differential/commands.ts';
 import { dump, orders, perform } from './differential/compare.ts';

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { SessionStore } from '../../src/store/port.ts';
 import { openPostgresStore } from '../../src/store/postgres/index.ts';
 import { freshDatabase } from '../support/database.ts';
+import { seeded } from '../support/random.ts';
 import { claimedLane, completed, key, type Lane, lane, newWorker, turnStart } from './calls.ts';
 import { type Cut, type FaultyProxy, faultyProxy } from './faulty-proxy.ts';
 
@@ -27,17 +28,6 @@ afterAll(async () => {
   await proxy.close();
   await database.drop();
 });
-
-/** mulberry32: a small generator whose seed makes the cuts of a run repeatable. */
-function seeded(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 interface Step {
   sessionId: string;

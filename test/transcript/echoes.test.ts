@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { membersOf } from '../../src/json.ts';
 import { membersOfResponse, withoutEchoes } from '../../src/transcript/items.ts';
 import { parseFrame } from '../../src/upstream/frames.ts';
+import { createRandom, randomlyEdited } from '../support/random.ts';
 
 const instructions = `Answer "briefly", with \\ and é. ${'More words. '.repeat(400)}`;
 const tools = Array.from({ length: 40 }, (_, at) => ({ type: 'function', name: `f${at}`, parameters: { a: [{}] } }));
@@ -66,11 +67,7 @@ describe('echoes of a request in the events of its response', () => {
 
   it('Random changes never make JSON of what is not, or another value of what is', () => {
     read(event());
-    let state = 5;
-    const random = (below: number) => {
-      state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fff_ffff;
-      return (state >>> 8) % below;
-    };
+    const random = createRandom(5, 'changes of an echo');
     const parts = [
       '"',
       '\\',
@@ -96,12 +93,9 @@ describe('echoes of a request in the events of its response', () => {
     );
     let valid = 0;
     for (let round = 0; round < 6_000; round += 1) {
-      let text = start;
-      for (let changes = 1 + random(3); changes > 0; changes -= 1) {
-        const near = random(4) > 0 ? places[random(places.length)]! + random(40) - 15 : random(start.length);
-        const at = Math.max(0, Math.min(text.length, near));
-        text = text.slice(0, at) + (random(3) > 0 ? parts[random(parts.length)]! : '') + text.slice(at + random(3));
-      }
+      const text = randomlyEdited(random, start, parts, ({ length }) =>
+        random.chance(0.75) ? random.pick(places) + random.integer(-15, 24) : random.integer(0, length),
+      );
       const expected = parsedOf(text);
       const found = parsedOf(withoutEchoes(text).text);
       expect(found === undefined, text).toBe(expected === undefined);

@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
 import { parseFrame } from '../../src/upstream/frames.ts';
+import { createRandom, randomlyEdited } from '../support/random.ts';
 
 /** Parses a frame as text that never counts as a plain delta: JSON may begin with a space. */
 const parsed = (frame: string) => parseFrame(` ${frame}`);
@@ -77,17 +78,9 @@ it('Random changes of a delta never give it another meaning than its parsed form
     ' ',
     '.',
   ];
-  let state = 20_261_129;
-  const next = (below: number) => {
-    state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fff_ffff;
-    return Math.floor((state / 0x7fff_ffff) * below) % below;
-  };
+  const random = createRandom(20_261_129, 'changes of a delta');
   for (let round = 0; round < 20_000; round += 1) {
-    let frame = start;
-    for (let edits = 1 + next(3); edits > 0; edits -= 1) {
-      const at = next(frame.length + 1);
-      frame = frame.slice(0, at) + (next(2) ? parts[next(parts.length)] : '') + frame.slice(at + next(3));
-    }
+    const frame = randomlyEdited(random, start, parts);
     expect({ ...parseFrame(frame), data: null }, frame).toEqual(withoutData(frame));
   }
 });

@@ -4,6 +4,7 @@ import { createReader } from '../../../src/intake/pool.ts';
 import { flatten, readSource, unflatten } from '../../../src/intake/read.ts';
 import { elementTexts, memberText, withMembers } from '../../../src/json.ts';
 import { user } from '../../support/messages.ts';
+import { createRandom } from '../../support/random.ts';
 import { bodies, kinds, plainOf, recordedBodies } from './bodies.ts';
 
 const whole = (text: string, named = true) => readSource(text, 'body', { whole: true, named });
@@ -67,11 +68,8 @@ describe('reading a body on top of the one before', () => {
 
   it('A conversation that grows item by item is read the same at each turn, whatever else changes', () => {
     const known = new KnownBodies(1e9);
-    let state = 7;
-    const random = (below: number) => {
-      state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fff_ffff;
-      return state % below;
-    };
+    const { integer } = createRandom(7, 'growing conversation');
+    const random = (below: number) => integer(0, below - 1);
     const items: string[] = [];
     const tools = JSON.stringify(
       Array.from({ length: 30 }, (_, at) => ({ type: 'function', name: `f${at}`, parameters: { type: 'object' } })),

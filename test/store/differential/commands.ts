@@ -1,6 +1,6 @@
 import type { SavedState, SessionStore, TurnResult } from '../../../src/store/port.ts';
 import type { MemoryDatabase } from '../../../src/testing/memory-store/index.ts';
-import type { Random } from '../../verification/simulation/seeded.ts';
+import type { Random } from '../../support/random.ts';
 import { EXPIRED_MS, LEASE_MS, saved, turnStart } from '../calls.ts';
 
 /** A call of the store's port, ready to be made on any store. */

@@ -1,9 +1,9 @@
 import { digestOf, expectedDigest } from '../../../src/testing/simulator/digest.ts';
 import { type AnsweredItems, keptItems, sentAgain } from '../../support/answered.ts';
+import type { Random } from '../../support/random.ts';
 import { type AnswerSeen, exchange, type Heard } from './exchange.ts';
 import { injectedCodes } from './misfortunes.ts';
 import type { Action, ClientPlan } from './plan.ts';
-import type { Random } from './seeded.ts';
 import type { Slot, World } from './world.ts';
 
 type Item = Record<string, unknown>;

@@ -1,4 +1,4 @@
-import { createRandom, hashOf, type Random } from './seeded.ts';
+import { createRandom, hashOf, type Random } from '../../support/random.ts';
 
 /**
  * Random decisions of a run, and the faults they caused. Every injected fault has a name, so that it can be excluded

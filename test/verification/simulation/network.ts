@@ -1,6 +1,6 @@
+import type { Random } from '../../support/random.ts';
 import type { Agenda } from './agenda.ts';
 import type { Process } from './process.ts';
-import type { Random } from './seeded.ts';
 
 /** One end of a connection. */
 export interface End {

@@ -1,5 +1,5 @@
 import type { Dropped, ItemForm } from '../../support/answered.ts';
-import { createRandom, type Random } from './seeded.ts';
+import { createRandom, type Random } from '../../support/random.ts';
 import type { StoreTrouble } from './store.ts';
 
 /** Behaviour of a client throughout a run. */

@@ -2,10 +2,10 @@ import { errorFrame, Refusal, type Wire } from '../../../src/testing/simulator/e
 import { type ConnectionCache, createConnectionCache } from '../../../src/testing/simulator/provider.ts';
 import { openTurn, type TurnHost } from '../../../src/testing/simulator/turn.ts';
 import { createLanes } from '../../../src/testing/simulator/websocket.ts';
+import type { Random } from '../../support/random.ts';
 import type { Agenda } from './agenda.ts';
 import type { Luck } from './luck.ts';
 import type { End } from './network.ts';
-import type { Random } from './seeded.ts';
 
 /** WebSocket that the provider currently serves. */
 export interface Served {
