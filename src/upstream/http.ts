@@ -171,16 +171,15 @@ export function requestOfFrame(
 ): { headers: Record<string, string>; body: string } {
   const scanned = scanMembers(frame);
   const members = spansByName(scanned);
-  const changes = new Map<string, string | null>([['type', null]]);
+  const changes = new Map<string, string | null>([
+    ['type', null],
+    ['generate', null],
+  ]);
   const streamed = textOf(frame, members.get('stream')) === 'true';
   const background = textOf(frame, members.get('background')) === 'true';
   if (!streamed && !background) changes.set('stream', 'true');
-  const generate = textOf(frame, members.get('generate'));
-  if (generate !== null) {
-    changes.set('generate', null);
-    if (generate === 'false')
-      changes.set('prompt_cache_options', prewarmed(textOf(frame, members.get('prompt_cache_options'))));
-  }
+  if (textOf(frame, members.get('generate')) === 'false')
+    changes.set('prompt_cache_options', prewarmed(textOf(frame, members.get('prompt_cache_options'))));
   const sent: Record<string, string> = {
     ...headers,
     'content-type': 'application/json',

@@ -55,6 +55,12 @@ describe('account headers of a request', () => {
     expect(accountOf({ 'x-codex-window-id': 'w', 'user-agent': 'organization' })).toBe('');
   });
 
+  it('Several account headers choose the same account in any order', () => {
+    const account = { 'openai-organization': 'a', 'openai-project': 'b' };
+    expect(accountOf(Object.fromEntries(Object.entries(account).reverse()))).toBe(accountOf(account));
+    expect(accountOf(account)).not.toBe(accountOf({ 'openai-organization': 'b', 'openai-project': 'a' }));
+  });
+
   it('An account header is ignored under a shared upstream key', () => {
     const [a, b] = [{}, { 'openai-project': 'b' }].map((more) => shared({ authorization: 'Bearer key-ann', ...more }));
     expect(a).toEqual(b);

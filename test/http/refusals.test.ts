@@ -101,6 +101,7 @@ describe('refused requests', () => {
     socket.destroy();
     expect(first.toString()).toMatch(/^HTTP\/1\.1 426 /);
     expect(first.toString()).toContain('bridge_websocket_unsupported');
+    expect(first.toString().toLowerCase()).toContain('\r\nupgrade: http/1.1\r\n');
   });
 });
 

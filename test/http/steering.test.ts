@@ -151,6 +151,7 @@ describe('input for a response that runs', () => {
     ['has another member', { ...steer('r1'), stream_id: 'a' }, 'invalid_input'],
     ['is empty', steer('r1', []), 'invalid_input'],
     ['is no message of the user', steer('r1', [{ role: 'developer', content: 'x' }]), 'invalid_input'],
+    ['has a message with an id', steer('r1', [{ id: 'msg_1', role: 'user', content: 'x' }]), 'invalid_input'],
     [
       'is the output of a tool',
       steer('r1', [{ type: 'function_call_output', call_id: 'c', output: 'x' }]),

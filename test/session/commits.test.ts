@@ -1,6 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { MOST_LEVELS } from '../../src/json.ts';
-import { keptError, keptId, keptItem, keptUsage, saysNothing } from '../../src/session/commits.ts';
+import { keptError, keptId, keptItem, keptUsage, saysNothing, turnResult } from '../../src/session/commits.ts';
+import type { SessionCore } from '../../src/session/core.ts';
+import type { Turn } from '../../src/session/turn.ts';
 
 describe('stored output of an answer', () => {
   it('Stored items are objects, as they were written', () => {
@@ -85,5 +87,34 @@ describe('stored errors', () => {
   it('A stored error has no text that a client or a model may have written', () => {
     const odd = { ...error, type: 'some words', code: 'c'.repeat(101), param: ['a'] };
     expect(keptError(odd as never)).toEqual({ status: 400, type: null, code: null, param: null });
+  });
+});
+
+describe('the result of a turn whose past is unknown here', () => {
+  it.each([
+    ['behind an anchor that is not in the store', 'resp_elsewhere', {}],
+    ['in a conversation of the provider', null, { conversation: 'conv_1' }],
+  ])('It can be continued by its own id only: %s', (_, anchor, body) => {
+    const item = { value: { type: 'message', role: 'user', content: 'x' }, json: '{"role":"user","content":"x"}' };
+    const turn = {
+      id: 't1',
+      responseId: 'resp_1',
+      request: { body: { model: 'm', ...body } },
+      evidence: { anchor, passThrough: null, store: true },
+      parent: null,
+      continuation: { kind: 'begins', items: [item] },
+      output: [item],
+      ending: { state: 'completed' },
+      kept: null,
+    } as unknown as Turn;
+    const turns = { storedBytes: 0, line: null };
+    const session = {
+      id: 's1',
+      turns,
+      env: { config: { limits: { transcriptBytes: 1e6 } } },
+    } as unknown as SessionCore;
+    const { result, head } = turnResult(turn, session);
+    expect(result).toMatchObject({ replay: 'anchor_only', transcriptFp: null, forms: null, itemCount: null });
+    expect(head).toMatchObject({ line: null, places: [], row: { replay: 'anchor_only' } });
   });
 });

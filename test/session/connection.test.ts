@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import { exchangeRefused } from '../../src/session/connection.ts';
 import { type FirstSign, SessionSocket } from '../../src/session/core.ts';
 import { createManualClock, type ManualClock } from '../../src/testing/index.ts';
 import type {
@@ -252,5 +253,33 @@ describe('the current connection', () => {
     await opened(1, 'one');
     clock.advance(50);
     expect(socket.openedAt).toBe(before);
+  });
+});
+
+describe('a refusal of the anchor over HTTP', () => {
+  const refusal = {
+    status: 400,
+    headers: {},
+    body: Buffer.from('{"error":{"code":"previous_response_not_found"}}'),
+  };
+  const refuse = (creates: number, form: 'delta' | 'full' = 'delta') => {
+    const refused = { ending: null, untaken: false, anchorRefused: false, wire: { form }, parent: { replay: 'exact' } };
+    const session = {
+      actor: { context: { creates } },
+      env: { abilities: { refusesAnchors: () => {} } },
+      upstreamOf: () => 'u',
+      send: ({ type }: { type: string }) => void log.push(type),
+    };
+    exchangeRefused(session as never, refused as never, refusal as never);
+    return refused;
+  };
+
+  it('The whole context is sent in its place, once in a turn', () => {
+    expect(refuse(1)).toMatchObject({ untaken: true, anchorRefused: true, ending: null });
+    expect(log).toEqual([]);
+    for (const relayed of [refuse(2), refuse(1, 'full')]) {
+      expect(relayed).toMatchObject({ untaken: false, ending: { state: 'failed', answer: refusal } });
+    }
+    expect(log).toEqual(['upstream.ended', 'upstream.ended']);
   });
 });

@@ -114,7 +114,7 @@ export const headMessage = ({ outcome, sessionId, token, headers }: AnswerHead):
   outcome,
   sessionId,
   token,
-  headers: headers && { ...headers },
+  headers,
 });
 
 /** Returns the message of a `fail` call. The detail that follows the catalogue's message is sent separately. */
