@@ -95,7 +95,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     stopTimer = clock.after(ms, () => afterPendingIo(() => void look()));
   };
   const look = async () => {
-    if (state === 'ended' || paused) return;
+    if (state === 'ended') return;
     const left = state === 'accepted' ? heardAt + deadlines.forwardSilence - clock.now() : 0;
     if (left > 0) return watch(left);
     const [phase, at] = [state, heardAt];
