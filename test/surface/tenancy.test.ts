@@ -290,6 +290,12 @@ describe('forms under a shared credential', () => {
     expect(body.error).toMatchObject({ bridge_code: 'bridge_unsupported_media_type' });
     expect(body.error!.message).toContain('multipart/form-data');
   });
+
+  it('A form is refused where the call takes JSON only', async () => {
+    const { status, body } = await at.call('bob', 'POST', '/v1/embeddings', form(['model', 'm'], ['input', 'x']));
+    expect([status, body.error?.bridge_code]).toEqual([415, 'bridge_unsupported_media_type']);
+    expect(at.provider.calls).toEqual([]);
+  });
 });
 
 describe('calls whose objects nothing assigns to a tenant', () => {

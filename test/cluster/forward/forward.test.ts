@@ -398,6 +398,10 @@ describe('view queries', () => {
     expect(await sender.forwarder.view(owner.peer, { sessionIds: Array(501).fill('s'), recordOf: null })).toBe(null);
     const silent = await startTcp(() => {});
     expect(await sender.forwarder.view({ workerId: 'worker-a', url: silent.url }, question)).toBe(null);
+    // An answer that is cut off.
+    const cut = await startTcp((socket) => void socket.end('HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{'));
+    closing.push(cut.close);
+    expect(await sender.forwarder.view({ workerId: 'worker-a', url: cut.url }, question)).toBe(null);
     await silent.close();
   });
 });
