@@ -81,9 +81,14 @@ export const areas: readonly Area[] = [
   { name: 'machines', files: /^machines\/(?!index)/, strict: false, near: /^test\/(?:machines|model)\// },
   { name: 'runtime', files: /^src\/runtime\/(?!index)/, strict: false, near: /^test\/(?:runtime|machines)\// },
   { name: 'resolve', files: /^src\/resolve\//, strict: false, near: /^test\/resolve\// },
-  { name: 'session', files: /^src\/session\//, strict: false, near: /^test\/(?:session|bridge|field)\// },
+  {
+    name: 'session',
+    files: /^src\/session\//,
+    strict: false,
+    near: /^test\/(?:session|bridge|field|hostile\/fairness)\//,
+  },
   { name: 'upstream', files: /^src\/upstream\//, strict: false, near: /^test\/upstream\// },
-  { name: 'http', files: /^src\/http\//, strict: false, near: /^test\/(?:http|hostile|field)\// },
+  { name: 'http', files: /^src\/http\//, strict: false, near: /^test\/(?:http|hostile|field|surface)\// },
   { name: 'intake', files: /^src\/(?:intake\/|faults\.ts$)/, strict: false, near: /^test\/hostile\// },
   { name: 'cluster', files: /^src\/cluster\//, strict: false, near: /^test\/cluster\// },
 ];

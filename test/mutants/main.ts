@@ -332,11 +332,14 @@ try {
       }
   }
 
+  /** Returns whether a test file is named after a source file. Such a test detects the most of its mutants. */
+  const isNamed = (test: string, file: string) => basename(file, '.ts') === basename(test, '.test.ts');
   // Statistics of detections: each verdict improves the order of tests for the next mutant of the same file.
   const tries = new Map<string, { runs: number; kills: number }>();
   const costOf = (test: string, mutant: Mutant) => {
     const { runs, kills } = tries.get(`${test} ${mutant.file}`) ?? { runs: 0, kills: 0 };
-    const likely = (kills + (areaOf(mutant)!.near.test(test) ? 1.5 : 0.2)) / (runs + 3);
+    const expected = isNamed(test, mutant.file) ? 4 : areaOf(mutant)!.near.test(test) ? 1.5 : 0.2;
+    const likely = (kills + expected) / (runs + 3);
     return (measured.get(test)!.ms + 200) / likely;
   };
   const limitOf = (test: string) => Math.min(measured.get(test)!.ms * 4 + 10_000, secondsLeft() * 1_000);
@@ -457,8 +460,6 @@ try {
     reaching.get(`${mutant.file}:${mutant.index}`)?.includes(test) === true;
   const sweeps = [...measured].filter(([test, { passed }]) => passed && (isSwept.test(test) || test === CONTRACT));
   sweeps.sort(([, a], [, b]) => a.ms - b.ms);
-  /** Returns whether a test file is named after a source file. Such a test detects the most of its mutants. */
-  const isNamed = (test: string, file: string) => basename(file, '.ts') === basename(test, '.test.ts');
   const passes = [
     ...sweeps.map(([test]) => ({ test, only: (file: string) => isNamed(test, file) })),
     ...sweeps.map(([test]) => ({ test, only: () => true })),
