@@ -18,7 +18,7 @@ export const units = [
   'test/*.test.ts',
   'test/{canaries,config,http,mutants,resolve,runtime,session,token,transcript,upstream}/**/*.test.ts',
   'test/admin/views.test.ts',
-  'test/explorer/{imports,pictures}.test.ts',
+  'test/explorer/{imports,pictures,words}.test.ts',
   'test/bridge/named-contents.test.ts',
   'test/cluster/{failure-detector,janitor,membership}.test.ts',
   'test/docs/{guide,machines,paths,readme}.test.ts',
