@@ -27,6 +27,8 @@ export interface PulseTimes {
 }
 
 interface PulseOptions {
+  /** By default real time: a peer needs real time to answer, whatever clock drives a test's deadlines. */
+  clock?: Clock;
   times: PulseTimes;
   /** Returns the number of bytes read from the peer so far. Any byte is a sign of life, even half of a frame. */
   bytesRead(): number;
@@ -66,8 +68,7 @@ const SLOWEST_UPLOAD = 64;
  *
  * Only a peer that has answered a ping before is judged. For one that never does, such as some gateways, only the turn's
  * own deadlines apply. The first ping is sent as soon as the socket is open, ahead of the first frame: the pong then arrives
- * before the first answer does, so a connection that dies right after its first turn is judged too. The timers run on real time, since a peer needs real time to answer, whatever clock drives a test's
- * deadlines.
+ * before the first answer does, so a connection that dies right after its first turn is judged too.
  */
 export const createPulse = (peer: PulseOptions): Pulse => new SocketPulse(peer);
 
@@ -114,7 +115,7 @@ class SocketPulse implements Pulse {
 
   #arm(ms: number): void {
     this.#cancel?.();
-    this.#cancel = systemClock.after(ms, () => this.#look());
+    this.#cancel = (this.#peer.clock ?? systemClock).after(ms, () => this.#look());
   }
 
   /** Returns whether any data arrived since the last check. */

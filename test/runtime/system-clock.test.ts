@@ -1,10 +1,15 @@
 import fc from 'fast-check';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
-import { onFault, systemClock } from '../../src/system.ts';
+import type * as system from '../../src/system.ts';
 
 let faults: unknown[] = [];
 let stopWatching = () => {};
-beforeEach(() => {
+let systemClock: system.Clock;
+beforeEach(async () => {
+  // A module of its own: calls share timers, and those that other files have made are real.
+  vi.resetModules();
+  const { onFault, ...own } = await import('../../src/system.ts');
+  systemClock = own.systemClock;
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setImmediate', 'performance'] });
   faults = [];
   stopWatching = onFault((error) => faults.push(error));

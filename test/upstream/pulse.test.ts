@@ -1,11 +1,6 @@
-import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { expect, it } from 'vitest';
+import { createManualClock } from '../../src/testing/index.ts';
 import { createPulse } from '../../src/upstream/websocket.ts';
-
-beforeEach(
-  () =>
-    void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setImmediate', 'clearImmediate', 'performance'] }),
-);
-afterEach(() => void vi.useRealTimers());
 
 /** Creates a peer that answers every ping, or none. */
 function peer(kind: 'answers' | 'gone', times = { pingMs: 25_000, pongMs: 5_000 }) {
@@ -20,28 +15,23 @@ function peer(kind: 'answers' | 'gone', times = { pingMs: 25_000, pongMs: 5_000 
     },
     receive: () => void (bytes += 10),
   };
-  let elapsed = 0;
+  const clock = createManualClock();
   const pulse = createPulse({
+    clock,
     times,
     bytesRead: () => bytes,
     reading: () => at.reading,
     ping() {
       at.pings += 1;
       if (at.kind !== 'answers') return;
-      setTimeout(() => {
+      clock.after(20, () => {
         at.receive();
         pulse.pong();
-      }, 20);
+      });
     },
-    dead: () => void (deadAt = elapsed),
+    dead: () => void (deadAt = clock.now()),
   });
-  const pass = (ms: number) => {
-    for (let left = ms; left > 0; left -= 500) {
-      elapsed += 500;
-      vi.advanceTimersByTime(500);
-    }
-  };
-  return { at, pulse, pass };
+  return { at, pulse, pass: clock.advance };
 }
 
 it('A peer that answers pings is kept alive, idle and in silent turns, at a low rate of pings', () => {
