@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { type InspectionEvent, waitFor } from 'xstate';
+import { createMachine, type InspectionEvent, waitFor } from 'xstate';
 import {
   type ActorOptions,
   type DurableActor,
@@ -401,5 +401,53 @@ describe('the actor', () => {
     expect(stopped).toEqual(['stopped']);
     order.actor.send({ type: 'nudge' });
     expect(order.effects.at(-1)).toBe('announce:gone');
+  });
+});
+
+describe('deadlines of other machines', () => {
+  /** Starts a machine whose deadline `wait`, of one second, sends `late`. */
+  function start(machine: Parameters<typeof createMachine>[0]) {
+    const clock = createManualClock();
+    const actor = startActor(defineProgram(createMachine(machine), { commits: [], version: 1 }), {
+      id: 'm',
+      input: {},
+      clock,
+      durations: () => 1_000,
+      perform: () => {},
+      commit: () => Promise.reject(new Error('none')),
+      onError: boom,
+    });
+    return { clock, actor };
+  }
+  const meta = { deadlines: [{ name: 'wait', event: 'late' }] };
+
+  it('States that share the object of their declaration have a deadline each', () => {
+    const { clock, actor } = start({
+      initial: 'one',
+      states: { one: { meta, on: { go: 'two' } }, two: { meta, on: { late: 'over' } }, over: {} },
+    });
+    clock.advance(900);
+    actor.send({ type: 'go' });
+    clock.advance(900);
+    expect(actor.state).toBe('two');
+    clock.advance(100);
+    expect(actor.state).toBe('over');
+  });
+
+  it('Each region of a parallel state has the deadlines of its own states', () => {
+    const region = (event: string) => ({
+      initial: 'rests',
+      states: { rests: { on: { [event]: 'waits' } }, waits: { meta, on: { late: 'rests' } } },
+    });
+    const { clock, actor } = start({ type: 'parallel', states: { left: region('left'), right: region('right') } });
+    for (const side of ['right', 'left']) {
+      actor.send({ type: side });
+      const waiting = { left: 'rests', right: 'rests', [side]: 'waits' };
+      expect(actor.snapshot().value).toEqual(waiting);
+      clock.advance(999);
+      expect(actor.snapshot().value).toEqual(waiting);
+      clock.advance(1);
+      expect(actor.snapshot().value).toEqual({ left: 'rests', right: 'rests' });
+    }
   });
 });
