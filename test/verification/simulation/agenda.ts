@@ -11,7 +11,7 @@ export interface Due {
   cancelled: boolean;
 }
 
-/** Number of consecutive events without a passage of time that shows a loop. A run has about 10,000 events in all. */
+/** Number of consecutive events without a passage of time that shows a loop. A run has about 1,250 events in all. */
 const MOST_AT_ONCE = 100_000;
 
 /** Queue of all scheduled events, in execution order. */
