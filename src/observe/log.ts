@@ -1,4 +1,4 @@
-import { type DestinationStream, destination, pino } from 'pino';
+import { type DestinationStream, destination, pino, symbols } from 'pino';
 import type { Log } from '../log.ts';
 
 /** The methods of pino that are used. Any logger with their signature `(fields, message)` will do. */
@@ -50,15 +50,22 @@ function takeLines(): string {
   return text;
 }
 
-/** Standard output, with several lines in one write. */
+/** Level of a warning in pino's numbers. */
+const WARNING = 40;
+
+/** Standard output, with several lines in one write. A warning, or anything worse, is written at once. */
 const together = {
+  /** Asks pino to set `lastLevel` before each line. */
+  [symbols.needsMetadataGsym]: true as const,
+  lastLevel: 0,
   write(line: string) {
     if (output === null) {
       output = destination({ sync: false });
       process.on('exit', together.flushSync);
     }
-    if (lines.push(line) > 1) return;
-    setTimeout(() => lines.length > 0 && output!.write(takeLines()), TOGETHER_MS).unref();
+    const count = lines.push(line);
+    if (together.lastLevel >= WARNING) output.write(takeLines());
+    else if (count === 1) setTimeout(() => lines.length > 0 && output!.write(takeLines()), TOGETHER_MS).unref();
   },
   /** Writes what is left before it returns. Called after a fatal line, and when the process ends. */
   flushSync() {

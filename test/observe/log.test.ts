@@ -1,5 +1,7 @@
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { expect, it } from 'vitest';
 import { createLogger, type Logger, safeLogger } from '../../src/observe/log.ts';
@@ -58,4 +60,27 @@ it('Every line is on standard output when the process has ended', async () => {
     .map((line) => (JSON.parse(line) as { n: number }).n);
   // Lines of which the system was still writing an earlier one may come last.
   expect(numbers.sort((a, b) => a - b)).toEqual(Array.from({ length: 2000 }, (_, nth) => nth + 1));
+});
+
+it('A warning is written at once, with the lines before it', async () => {
+  // The process runs nothing after its warning, not even a timer.
+  const script = `
+    import { createLogger } from './src/observe/log.ts';
+    const log = createLogger('info');
+    log.info({ n: 1 }, '');
+    log.warn({ n: 2 }, '');
+    log.info({ n: 3 }, '');
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);`;
+  const args = ['--input-type=module', '-e', script];
+  const child = spawn(process.execPath, args, { cwd: ROOT, stdio: ['ignore', 'pipe', 'inherit'] });
+  try {
+    const numbers: number[] = [];
+    for await (const line of createInterface({ input: child.stdout })) {
+      if (numbers.push((JSON.parse(line) as { n: number }).n) === 2) break;
+    }
+    expect(numbers).toEqual([1, 2]);
+  } finally {
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+  }
 });
