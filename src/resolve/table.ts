@@ -231,7 +231,7 @@ export const admissionRows: readonly Row[] = [
     id: 'anchor_unsettled',
     outcome: 'live_reuse',
     when: 'The anchor is the response of a turn on this worker whose settle is still unanswered.',
-    does: 'Queued behind that settle; refused with Retry-After if the queue is full.',
+    does: 'Waits for that settle, then is resolved again; refused with Retry-After if the queue is full.',
     decide(situation) {
       const actor = situation.anchorUnknown ? unsettledAt(situation) : null;
       return actor && queueBehind(actor);

@@ -270,6 +270,11 @@ export class Session extends SessionCore {
   /** Admits a turn. A turn whose admission throws is answered with an error, and the following ones continue. */
   #admit(turn: Turn): void {
     try {
+      // Its anchor was unknown while it waited for the settle of just that turn. Now the store can tell what it continues.
+      if (turn.evidence.anchor !== null && turn.anchor === null) {
+        this.#return(turn, null);
+        return this.#admitNext();
+      }
       if (!place(turn, this.turns) || planFor(turn, this.socket.anchor).form === 'impossible') {
         this.#return(turn, { kind: 'head_moved', sessionId: this.id });
         return this.#admitNext();

@@ -132,6 +132,15 @@ describe('a store that does not answer', () => {
     const second = await anchored;
     expect(second.headers['x-holdfast-outcome']).toBe('live_reuse');
     expect(creates().map(({ itemsReceived }) => itemsReceived)).toEqual([1, 1]);
+
+    // The turn is stored with its parent: the conversation can be rebuilt without this socket.
+    simulator.dropAll();
+    await until(() => bridge.sessions().length === 0);
+    const input = [user('three')];
+    const third = await post(server.url, { ...body, previous_response_id: second.body.id, input }, headers);
+    expect(third.headers['x-holdfast-outcome']).toBe('stale_recovery');
+    const items = [user('one'), ...first.body.output, user('two'), ...second.body.output, user('three')];
+    expect(digestOf(third.body)).toBe(expectedDigest({ items: items as never }));
   });
 });
 

@@ -1519,4 +1519,11 @@ export const canaries: readonly Canary[] = [
     replace: "return this.#close('no session uses it');",
     tests: upstreamLanes,
   },
+  {
+    name: 'a turn that waited for the settle of its anchor starts without a parent',
+    file: 'src/session/session.ts',
+    find: 'turn.evidence.anchor !== null && turn.anchor === null',
+    replace: 'false',
+    tests: ['test/bridge/store-trouble.test.ts'],
+  },
 ];

@@ -1,3 +1,4 @@
+import { mayBeParent } from '../../../src/resolve/situation.ts';
 import { scoped } from '../../../src/testing/memory-store/database.ts';
 import type { Create } from './upstream.ts';
 import type { Slot, World } from './world.ts';
@@ -42,10 +43,34 @@ export function checkFrame(
     if (!slot.frozen) world.violate('a frame of a turn that is not active', `${create.process.name}: ${text}`);
     else world.note('a frame left too late');
   }
-  if (typeof anchor !== 'string' || create.anchorKnown !== false) return;
+  if (typeof anchor !== 'string') return;
+  const named = [...database.turns.values()].find(({ responseId }) => responseId === anchor);
+  const apart = turns.find(({ sessionId, state }) => state === 'active' && sessionId === named?.sessionId);
+  if (apart && apart.parentTurnId !== named!.id) {
+    world.violate('a turn that continues another than its parent', `${create.process.name}: ${text}`);
+  }
+  if (create.anchorKnown !== false) return;
   if (!world.clientAnchors.has(anchor)) {
     world.violate('an anchor that the provider cannot resolve there', `${create.process.name}: ${text}`);
   }
+}
+
+/**
+ * Checks the refusal of an anchor by the bridge: the turn with that response must not be one that any worker can continue.
+ *
+ * @param request name of the refused request, for the report
+ */
+export function checkExpired(world: World, responseId: string, request: string): void {
+  const { turns, sessions, items } = world.database;
+  const turn = [...turns.values()].find((each) => each.responseId === responseId);
+  if (!turn || !mayBeParent(turn as never) || turn.replay !== 'exact') return;
+  const session = sessions.get(scoped(turn.scope, turn.sessionId));
+  if (session?.anchorLost && session.headTurnId === turn.id) return;
+  for (let each: typeof turn | undefined = turn; ; each = turns.get(scoped(each.scope, each.parentTurnId))) {
+    if (!each || !items.has(scoped(each.scope, each.id))) return;
+    if (each.parentTurnId === null) break;
+  }
+  world.violate('an anchor that could be continued was refused', request);
 }
 
 /**

@@ -1,6 +1,7 @@
 import { digestOf, expectedDigest } from '../../../src/testing/simulator/digest.ts';
 import { type AnsweredItems, keptItems, sentAgain } from '../../support/answered.ts';
 import type { Random } from '../../support/random.ts';
+import { checkExpired } from './checks.ts';
 import { type AnswerSeen, exchange, type Heard } from './exchange.ts';
 import { injectedCodes } from './misfortunes.ts';
 import type { Action, ClientPlan } from './plan.ts';
@@ -129,6 +130,8 @@ export function createClient({ world, plan, name, onAsk, onHeard }: ClientOption
           responseId: heard.response.id,
         };
       }
+      if (anchored && heard.kind !== 'cut' && heard.fault === 'bridge_session_expired')
+        checkExpired(world, point.responseId!, `${name}: ${textOf(item)}`);
       const pause = explain(heard, anchored, gentle);
       if (pause === 'resend') anchored = false;
       else await world.sleep(pause);

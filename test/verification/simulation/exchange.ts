@@ -14,11 +14,14 @@ export interface AnswerSeen extends ResponseSeen {
   done: Record<string, unknown>[];
 }
 
-/** Result of one request from the client's point of view. `cut`: the connection ended without an answer. */
+/**
+ * Result of one request from the client's point of view. `cut`: the connection ended without an answer. `fault`: the bridge's
+ * own code; null for an error of the upstream.
+ */
 export type Heard = { head: AnswerHead | null } & (
   | { kind: 'answer'; response: AnswerSeen }
-  | { kind: 'failed'; code: string }
-  | { kind: 'error'; status: number; code: string; retryAfterMs: number | null }
+  | { kind: 'failed'; code: string; fault: string | null }
+  | { kind: 'error'; status: number; code: string; fault: string | null; retryAfterMs: number | null }
   | { kind: 'cut' }
 );
 
@@ -90,7 +93,8 @@ export function exchange(world: World, slot: Slot, request: OpenRequest): Exchan
         belongs(data as never);
         const { response } = data;
         if (type === 'response.failed') {
-          return end({ head, kind: 'failed', code: response.error?.code ?? 'none' }, `failed ${response.error?.code}`);
+          const { code = 'none' } = response.error ?? {};
+          return end({ head, kind: 'failed', code, fault: null }, `failed ${code}`);
         }
         const output = response.output.filter(isItem);
         if (streaming && text !== textOf(output.length > 0 ? output : done))
@@ -103,15 +107,16 @@ export function exchange(world: World, slot: Slot, request: OpenRequest): Exchan
       },
       fail(error, committed) {
         const { code } = error.envelope().error;
-        if (committed) return end({ head, kind: 'failed', code }, `failed ${error.code}`);
+        if (committed) return end({ head, kind: 'failed', code, fault: error.code }, `failed ${error.code}`);
         const retryAfterMs = error.retryAfterSeconds === null ? null : error.retryAfterSeconds * 1_000;
-        end({ head, kind: 'error', status: error.entry.status, code, retryAfterMs }, `error ${error.code}`);
+        const { status } = error.entry;
+        end({ head, kind: 'error', status, code, fault: error.code, retryAfterMs }, `error ${error.code}`);
       },
       relay({ status, body }, committed) {
         const { error } = JSON.parse(body.toString('utf8')) as { error?: { code?: string | null } };
         const code = error?.code ?? 'none';
-        if (committed) return end({ head, kind: 'failed', code }, `relayed ${code}`);
-        end({ head, kind: 'error', status, code, retryAfterMs: null }, `relayed ${status} ${code}`);
+        if (committed) return end({ head, kind: 'failed', code, fault: null }, `relayed ${code}`);
+        end({ head, kind: 'error', status, code, fault: null, retryAfterMs: null }, `relayed ${status} ${code}`);
       },
     },
     () => {
