@@ -24,6 +24,12 @@ const turns = async () => {
   return (await scripted.store.turnsOf(session!.id, 9)).map(({ state }) => state);
 };
 
+/** Returns the number of requests that wait in the queues of sessions. */
+const waiting = async () => {
+  const page = await (await fetch(`${server.url}/metrics`)).text();
+  return Number(/^holdfast_queue_length (\d+)$/m.exec(page)?.[1]);
+};
+
 async function open() {
   bridge = await createBridge({
     store: scripted.store,
@@ -127,7 +133,7 @@ describe('a store that does not answer', () => {
     scripted.once('settle', (pass, call) => new Promise((done) => (answer = () => void pass(call).then(done))));
     const first = await post(server.url, body, headers);
     const anchored = post(server.url, { ...body, previous_response_id: first.body.id, input: [user('two')] }, headers);
-    await until(() => scripted.calls.filter((name) => name === 'lookup').length === 2);
+    await until(async () => (await waiting()) === 1);
     answer();
     const second = await anchored;
     expect(second.headers['x-holdfast-outcome']).toBe('live_reuse');
@@ -261,11 +267,6 @@ describe('a client that leaves while its start is unanswered', () => {
 });
 
 describe('requests that wait for one conversation', () => {
-  const waiting = async () => {
-    const page = await (await fetch(`${server.url}/metrics`)).text();
-    return Number(/^holdfast_queue_length (\d+)$/m.exec(page)?.[1]);
-  };
-
   it('The queue of a session is bounded: the next request is refused with a retry hint, and the slot is freed afterwards', async () => {
     const first = await post(server.url, body, headers);
     let answer = () => {};
