@@ -45,7 +45,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'claim takes a busy session from a live owner',
     file: 'src/store/postgres/schema/fence.ts',
-    find: "if owner_state <> 'dead' then",
+    find: "if owner_state is distinct from 'dead' then",
     replace: 'if false then',
     tests: store,
   },
@@ -66,7 +66,7 @@ export const canaries: readonly Canary[] = [
   {
     name: 'claim by a worker that was declared dead',
     file: 'src/store/postgres/schema/fence.ts',
-    find: "if not exists (select from worker where id = p_me and state <> 'dead') then",
+    find: "if own_state is null or own_state = 'dead' then",
     replace: 'if false then',
     tests: store,
   },
@@ -297,10 +297,18 @@ export const canaries: readonly Canary[] = [
   {
     name: 'a claim compares leases instead of requiring a stored death',
     file: 'src/store/postgres/schema/fence.ts',
-    find: 'select state into owner_state from worker where id = s.owner_worker_id;',
+    find: '(select w.state from worker w where w.id = s.owner_worker_id)',
     replace:
-      "select case when heartbeat_expires_at < now() then 'dead' else state end into owner_state from worker where id = s.owner_worker_id;",
+      "(select case when w.heartbeat_expires_at < now() then 'dead' else w.state end from worker w where w.id = s.owner_worker_id)",
     tests: ['test/store/differential.test.ts'],
+  },
+  {
+    name: 'a claim reads the state of the owner later than that of its caller',
+    file: 'src/store/postgres/schema/fence.ts',
+    find: '    if owner_state is null then',
+    replace:
+      '    select state into owner_state from worker where id = s.owner_worker_id;\n    if owner_state is null then',
+    tests: ['test/store/races.test.ts'],
   },
   {
     name: 'the in-memory store claims without raising the epoch',

@@ -77,6 +77,14 @@ test('A session whose active turn row is gone can still be claimed', async () =>
   expect(await store.turn(busy.scope, busy.firstTurn.id)).toBeNull();
 });
 
+test('A worker that is declared dead meanwhile cannot claim the session of its own running turn', async () => {
+  for (let nth = 0; nth < 300; nth += 1) {
+    const busy = await busyLane(store, await newWorker(store));
+    const [answer] = await Promise.all([store.claim(claimOf(busy, busy.me, 1)), store.declareDead(busy.me)]);
+    expect(['busy', 'fenced']).toContain('verdict' in answer ? answer.verdict : answer);
+  }
+});
+
 describe('the janitor', () => {
   const step = (kind: PurgeKind) => store.purge({ kind, olderThanHours: 24, limit: 1_000, after: null });
   const older = async (id: string) => {

@@ -277,13 +277,17 @@ const claim = `create or replace function holdfast_claim(
 declare
   s bridge_session;
   t turn;
+  own_state text;
   owner_state text;
 begin
   select * into s from bridge_session where scope = p_scope and id = p_session for update;
   if not found or s.state = 'closed' then
     return json_build_object('verdict', 'lost_race');
   end if;
-  if not exists (select from worker where id = p_me and state <> 'dead') then
+  -- From one snapshot: a death in between would show an owner as dead and the caller, who may be the same worker, as alive.
+  select (select w.state from worker w where w.id = p_me), (select w.state from worker w where w.id = s.owner_worker_id)
+    into own_state, owner_state;
+  if own_state is null or own_state = 'dead' then
     return json_build_object('verdict', 'fenced');
   end if;
   if s.owner_worker_id = p_me and s.owner_nonce = p_nonce and s.epoch = p_epoch_read + 1 then
@@ -293,11 +297,12 @@ begin
     return json_build_object('verdict', 'lost_race');
   end if;
   if s.active_turn_id is not null then
-    insert into worker (id, state, version, heartbeat_expires_at)
-      values (s.owner_worker_id, 'serving', 'unknown', now() + interval '10 seconds')
-      on conflict (id) do nothing;
-    select state into owner_state from worker where id = s.owner_worker_id;
-    if owner_state <> 'dead' then
+    if owner_state is null then
+      insert into worker (id, state, version, heartbeat_expires_at)
+        values (s.owner_worker_id, 'serving', 'unknown', now() + interval '10 seconds')
+        on conflict (id) do nothing;
+    end if;
+    if owner_state is distinct from 'dead' then
       return json_build_object('verdict', 'busy');
     end if;
     delete from active_turn where scope = p_scope and id = s.active_turn_id returning * into t;
