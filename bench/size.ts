@@ -331,7 +331,7 @@ function startOf(parentTurnId: string): Omit<TurnStart, 'id'> {
 
 function result(): TurnResult {
   return {
-    ...{ state: 'completed', responseId: `resp_${randomUUID()}`, replay: 'exact', itemCount: 2, error: null },
+    ...{ state: 'completed', responseId: `resp_${randomUUID()}`, replay: 'exact', error: null },
     items: {
       input: [JSON.stringify({ type: 'message', role: 'user', content: randomUUID() })],
       output: [JSON.stringify({ id: randomUUID(), content: randomUUID().repeat(4) })],

@@ -254,7 +254,6 @@ export function bareResult(state: TurnResult['state'], kept: KeptResponse | null
     thirdFp: null,
     forms: null,
     itemIds: [],
-    itemCount: null,
     replay: 'never',
     ...(kept ?? keptResponse(null)),
     error,
@@ -276,7 +275,6 @@ const valuesOf = (items: readonly { value: Item }[]) => items.map(({ value }) =>
 interface Recognition {
   forms: TurnForms;
   clientFp: string | null;
-  itemCount: number | null;
   places: readonly string[];
   itemIds: readonly string[];
 }
@@ -336,9 +334,6 @@ function recognise(turn: Turn): Recognition {
     forms: formsOf({ input: asked, streamed, listed }),
     // A later anchored turn continues from the context that the provider now has.
     clientFp: begun ?? whole,
-    itemCount:
-      (compacted ? 0 : evidence.anchor === null ? read.hashes.length : (parent?.itemCount ?? 0) + asked.length) +
-      kept.length,
     places: [...new Set(places)].slice(0, MOST_PLACES),
     // The provider resolves references from other lines, as long as it stores the response.
     itemIds: [...new Set([...made, ...(evidence.store ? (ids as string[]) : [])])],
@@ -403,7 +398,6 @@ export function turnResult(turn: Turn, session: SessionCore): { result: TurnResu
     thirdFp,
     forms: found && encodeForms(found.forms),
     itemIds: found?.itemIds ?? [],
-    itemCount: found?.itemCount ?? null,
     replay,
     ...(turn.kept ?? keptResponse(null)),
     error,
@@ -422,7 +416,6 @@ export function turnResult(turn: Turn, session: SessionCore): { result: TurnResu
     contextFp: evidence.contextFp,
     transcriptFp,
     clientFp: result.clientFp,
-    itemCount: result.itemCount,
     replay,
     storedUpstream: evidence.store,
     credentialFp: evidence.credentialFp,

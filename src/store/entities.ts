@@ -228,8 +228,6 @@ const turnProperties = (table: 'turn' | 'active_turn') => ({
    * settled, and when the transcript is not known.
    */
   transcriptFp: p.text().nullable(),
-  /** Number of items up to and including this turn's outputs; null until settled. */
-  itemCount: p.integer().nullable(),
   replay: p.text().$type<ReplayClass>(),
   /** The provider stores this response (`store: true`), so its id works as an anchor on any socket. */
   storedUpstream: p.boolean(),
@@ -489,7 +487,6 @@ export const endColumns = [
   'secondFp',
   'thirdFp',
   'forms',
-  'itemCount',
   'replay',
   'usage',
   'error',

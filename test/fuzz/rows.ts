@@ -40,7 +40,6 @@ const columns: [Change['table'], string][] = [
   ['turn', 'forms'],
   ['turn', 'transcript_fp'],
   ['turn', 'client_fp'],
-  ['turn', 'item_count'],
   ['turn', 'replay'],
   ['turn', 'state'],
   ['turn', 'shape'],
@@ -60,7 +59,7 @@ const columns: [Change['table'], string][] = [
 ];
 const json = new Set(['snapshot', 'usage', 'error', 'facts', 'shared', 'forms', 'record']);
 const packedColumns = new Set(['input', 'output', 'data']);
-const numbers = new Set(['machine_version', 'epoch', 'revision', 'item_count']);
+const numbers = new Set(['machine_version', 'epoch', 'revision']);
 const plainValues: [string, readonly Tree[]][] = [
   [
     'state',

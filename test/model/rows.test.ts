@@ -37,7 +37,6 @@ const result = (state: TurnEnd, r: number): TurnResult => ({
   thirdFp: null,
   forms: null,
   itemIds: [],
-  itemCount: null,
   replay: 'never',
   usage: null,
   error: null,

@@ -22,7 +22,6 @@ export function turnRow(id: string, over: Partial<TurnRow> = {}): TurnRow {
     contextFp: 'ctx',
     transcriptFp: `line_${id}`,
     clientFp: `chain_${id}`,
-    itemCount: 2,
     replay: 'exact',
     storedUpstream: false,
     credentialFp: 'cred',

@@ -114,7 +114,7 @@ describe('the result of a turn whose past is unknown here', () => {
       env: { config: { limits: { transcriptBytes: 1e6 } } },
     } as unknown as SessionCore;
     const { result, head } = turnResult(turn, session);
-    expect(result).toMatchObject({ replay: 'anchor_only', transcriptFp: null, forms: null, itemCount: null });
+    expect(result).toMatchObject({ replay: 'anchor_only', transcriptFp: null, forms: null });
     expect(head).toMatchObject({ line: null, places: [], row: { replay: 'anchor_only' } });
   });
 });

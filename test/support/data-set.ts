@@ -30,13 +30,13 @@ const fp = (text: string) => `md5(${text}) || md5(${text} || '+')`;
  */
 export async function fillDatabase(client: ClientBase, size: DataSetSize): Promise<void> {
   const columns = `id, session_id, scope, parent_turn_id, epoch, author_worker_id, shape, state, branched, response_id,
-    request_fp, context_fp, transcript_fp, client_fp, second_fp, forms, item_count, replay, stored_upstream,
+    request_fp, context_fp, transcript_fp, client_fp, second_fp, forms, replay, stored_upstream,
     credential_fp, usage, facts, started_at, ended_at`;
   const row = `t.id, t.session_id, 's' || t.n % 20, t.parent, 1, t.worker, 'delta', t.state, t.branched,
     case when t.ok then 'resp_' || md5(t.id) end, ${fp('t.id')}, ${fp('t.n::text')},
     case when t.ok then ${fp(`'at' || t.id`)} end, case when t.ok then ${fp(`'by' || t.id`)} end,
     case when t.ok and t.k % 3 = 0 then ${fp(`'or' || t.id`)} end, case when t.ok then ${fp('t.id')} end,
-    t.k * 2, case when t.ok then 'exact' else 'never' end, false, ${fp(`'credential'`)},
+    case when t.ok then 'exact' else 'never' end, false, ${fp(`'credential'`)},
     '{"input_tokens":1234,"input_tokens_details":{"cached_tokens":1000},"output_tokens":321,"total_tokens":1555}'::json,
     '{"outcome":"live_reuse","form":"delta","bytesFromClient":900,"bytesSent":400,"creates":1,"fault":null,"upstreamStatus":null,"heldMs":3,"firstEventMs":400,"totalMs":1900}'::json`;
   const statements = [

@@ -41,7 +41,6 @@ export function creation(given: () => Subject): void {
       responseId: null,
       transcriptFp: null,
       clientFp: null,
-      itemCount: null,
       replay: 'never',
     });
     const { keyed } = await store.lookup({ scope: 'a', anchor: null, tokenSessionId: null, hardKey: hard });

@@ -23,7 +23,6 @@ export function settling(given: () => Subject): void {
       responseId: result.responseId,
       transcriptFp: 'transcript',
       clientFp: 'client',
-      itemCount: 2,
       replay: 'exact',
     });
     expect(await store.session(other.scope, other.sessionId)).toEqual(row);

@@ -56,7 +56,6 @@ function resultOf(random: Random, universe: Universe): TurnResult {
     forms: content ? random.pick(['1f', '2f']) : null,
     // Also for ends without other data: what is written must be stored with the end that it came with.
     itemIds: ITEM_IDS.filter(() => random.chance(0.3)),
-    itemCount: content ? random.integer(1, 3) : null,
     replay: content ? random.pick(['exact', 'anchor_only'] as const) : 'never',
     usage: random.pick(usages),
     error: random.pick(usages),

@@ -63,7 +63,6 @@ export function createResolver(layout: Layout, machine: LocalMachine, guesses: b
       contextFp: '',
       transcriptFp: known ? `line${turn}` : null,
       clientFp: known ? `client${turn}` : null,
-      itemCount: known ? turn : null,
       replay: !known ? 'never' : exact ? 'exact' : 'anchor_only',
       storedUpstream: false,
       credentialFp: CREDENTIAL,

@@ -112,7 +112,6 @@ const statements = [
      request_fp text not null,
      context_fp text not null,
      transcript_fp text,
-     item_count integer,
      replay text not null,
      stored_upstream boolean not null,
      credential_fp text not null,
