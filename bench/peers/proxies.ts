@@ -128,7 +128,7 @@ async function firstLine(started: Started): Promise<string> {
 }
 
 /** Starts the scripted upstream on the processor of the client. */
-export async function startUpstream(): Promise<{ port: number; stop(): Promise<void> }> {
+export async function startUpstream(): Promise<{ port: number; pid: number; stop(): Promise<void> }> {
   const [program, ...args] = [...prefixFor('client'), process.execPath, join(import.meta.dirname, 'upstream.ts')];
   const child = spawn(program!, args, { stdio: ['pipe', 'pipe', 'inherit'] });
   const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));
@@ -138,6 +138,7 @@ export async function startUpstream(): Promise<{ port: number; stop(): Promise<v
   });
   return {
     port,
+    pid: child.pid!,
     async stop() {
       child.stdin.end();
       await gone;
