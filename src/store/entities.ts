@@ -7,8 +7,8 @@ import type { Selectable } from 'kysely';
  * the rows of the in-memory store, the typed query builder, and the lists of columns in SQL (`columnsOf`). A test compares
  * the entities with the migrated database.
  *
- * **`scope` comes first** in every primary key, unique index and foreign key of a table with tenants' rows, so that a
- * scope's rows can live together on one shard of a distributed database. Such a database, like a partitioned table,
+ * **`scope` comes first** in every primary and foreign key of a table with tenants' rows, and is in every unique index, so that
+ * a scope's rows can live together on one shard of a distributed database. Such a database, like a partitioned table,
  * enforces no uniqueness across scopes, and none is needed: ids of sessions and turns are random UUIDs, those of providers
  * only mean something within a scope, and every statement names the scope with the id. So a tenant cannot reach another's
  * row, even by its id. `holdfast_meta` and `worker` belong to no tenant; every shard has the whole of them.
@@ -195,7 +195,7 @@ export const SessionKey = defineEntity({
   name: 'SessionKey',
   tableName: 'session_key',
   indexes: [
-    { name: 'session_key_session_id_index', properties: ['scope', 'sessionId'] },
+    { name: 'session_key_session_id_index', properties: ['sessionId', 'scope'] },
     { name: 'session_key_hash_index', properties: ['hash'] },
   ],
   properties: {
@@ -274,7 +274,7 @@ export const Turn = defineEntity({
     },
   ],
   indexes: [
-    { name: 'turn_session_id_started_at_index', properties: ['scope', 'sessionId', 'startedAt'] },
+    { name: 'turn_session_id_started_at_index', properties: ['sessionId', 'scope', 'startedAt'] },
     { name: 'turn_parent_turn_id_index', properties: ['parentTurnId'] },
     { name: 'turn_ended_at_index', properties: ['endedAt'] },
     {
@@ -283,17 +283,17 @@ export const Turn = defineEntity({
     },
     {
       name: 'turn_transcript_fp_index',
-      properties: ['scope', 'transcriptFp', 'startedAt'],
+      properties: ['transcriptFp', 'scope', 'startedAt'],
       where: 'transcript_fp is not null',
     },
     {
       name: 'turn_second_fp_index',
-      properties: ['scope', 'secondFp', 'startedAt'],
+      properties: ['secondFp', 'scope', 'startedAt'],
       where: 'second_fp is not null',
     },
     {
       name: 'turn_third_fp_index',
-      properties: ['scope', 'thirdFp', 'startedAt'],
+      properties: ['thirdFp', 'scope', 'startedAt'],
       where: 'third_fp is not null',
     },
   ],
@@ -305,7 +305,7 @@ export const Turn = defineEntity({
 export const ActiveTurn = defineEntity({
   name: 'ActiveTurn',
   tableName: 'active_turn',
-  uniques: [{ name: 'active_turn_session_id_unique', properties: ['scope', 'sessionId'] }],
+  uniques: [{ name: 'active_turn_session_id_unique', properties: ['sessionId', 'scope'] }],
   indexes: [{ name: 'active_turn_parent_turn_id_index', properties: ['parentTurnId'] }],
   checks: [...turnChecks, { name: 'active_turn_state_check', expression: oneOf('state', ['active']) }],
   properties: turnProperties('active_turn'),
@@ -338,7 +338,7 @@ export const TurnContent = defineEntity({
 export const TurnItem = defineEntity({
   name: 'TurnItem',
   tableName: 'turn_item',
-  indexes: [{ name: 'turn_item_item_id_index', properties: ['scope', 'itemId', 'startedAt'] }],
+  indexes: [{ name: 'turn_item_item_id_index', properties: ['itemId', 'scope', 'startedAt'] }],
   properties: {
     scope: p.text().primary(),
     turnId: p.text().primary(),
@@ -362,7 +362,7 @@ export const SharedItem = defineEntity({
 export const TurnSharedItem = defineEntity({
   name: 'TurnSharedItem',
   tableName: 'turn_shared_item',
-  indexes: [{ name: 'turn_shared_item_hash_index', properties: ['scope', 'hash'] }],
+  indexes: [{ name: 'turn_shared_item_hash_index', properties: ['hash', 'scope'] }],
   properties: {
     scope: p.text().primary(),
     turnId: p.text().primary(),
@@ -407,7 +407,7 @@ export const ProviderObject = defineEntity({
   name: 'ProviderObject',
   tableName: 'provider_object',
   indexes: [
-    { name: 'provider_object_kind_index', properties: ['scope', 'kind', 'createdAt', 'objectId'] },
+    { name: 'provider_object_kind_index', properties: ['kind', 'scope', 'createdAt', 'objectId'] },
     {
       name: 'provider_object_response_index',
       properties: ['createdAt', 'scope', 'objectId'],

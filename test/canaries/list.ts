@@ -1534,4 +1534,11 @@ export const canaries: readonly Canary[] = [
     replace: 'false',
     tests: ['test/bridge/store-trouble.test.ts'],
   },
+  {
+    name: 'a second index of turns begins with the scope',
+    file: 'src/store/postgres/schema/tables.ts',
+    find: 'on turn (session_id, scope, started_at)',
+    replace: 'on turn (scope, session_id, started_at)',
+    tests: ['test/store/new-database.test.ts'],
+  },
 ];

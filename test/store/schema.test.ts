@@ -259,7 +259,7 @@ describe('tables', () => {
          from pg_indexes where schemaname = 'holdfast' and indexname not like '%pkey'`,
     );
     expect(indexes.map(({ text }) => text).sort()).toEqual([
-      'UNIQUE active_turn USING btree (scope, session_id)',
+      'UNIQUE active_turn USING btree (session_id, scope)',
       'UNIQUE turn USING btree (scope, holdfast_key(response_id)) WHERE (response_id IS NOT NULL)',
       'active_turn USING btree (parent_turn_id)',
       'bridge_session USING btree (changed_hour, id)',
@@ -268,23 +268,23 @@ describe('tables', () => {
       'bridge_session USING btree (id)',
       'bridge_session USING btree (owner_worker_id, changed_hour) WHERE (owner_worker_id IS NOT NULL)',
       `provider_object USING btree (created_at, scope, object_id) WHERE (kind = 'responses'::text)`,
-      'provider_object USING btree (scope, kind, created_at, object_id)',
+      'provider_object USING btree (kind, scope, created_at, object_id)',
       'session_key USING btree (hash)',
-      'session_key USING btree (scope, session_id)',
+      'session_key USING btree (session_id, scope)',
       'session_story USING btree (session_id, created_at)',
       'turn USING btree (ended_at)',
       'turn USING btree (hashtextextended((scope || request_fp), (0)::bigint), started_at)',
       'turn USING btree (parent_turn_id)',
-      'turn USING btree (scope, second_fp, started_at) WHERE (second_fp IS NOT NULL)',
-      'turn USING btree (scope, session_id, started_at)',
-      'turn USING btree (scope, third_fp, started_at) WHERE (third_fp IS NOT NULL)',
-      'turn USING btree (scope, transcript_fp, started_at) WHERE (transcript_fp IS NOT NULL)',
-      'turn_item USING btree (scope, item_id, started_at)',
-      'turn_shared_item USING btree (scope, hash)',
+      'turn USING btree (second_fp, scope, started_at) WHERE (second_fp IS NOT NULL)',
+      'turn USING btree (session_id, scope, started_at)',
+      'turn USING btree (third_fp, scope, started_at) WHERE (third_fp IS NOT NULL)',
+      'turn USING btree (transcript_fp, scope, started_at) WHERE (transcript_fp IS NOT NULL)',
+      'turn_item USING btree (item_id, scope, started_at)',
+      'turn_shared_item USING btree (hash, scope)',
     ]);
   });
 
-  test('Every table with tenants’ rows has the scope first in its keys, and no others lack it', async () => {
+  test('Every table with tenants’ rows has the scope first in its primary and foreign keys, and in its unique ones', async () => {
     const url = await emptyDatabase();
     await opened(url);
     const tables = await query<{ name: string; scoped: boolean }>(
@@ -295,23 +295,39 @@ describe('tables', () => {
     );
     const names = (scoped: boolean) => tables.filter((table) => table.scoped === scoped).map(({ name }) => name);
     expect(names(false)).toEqual(['holdfast_meta', 'holdfast_migrations', 'worker']);
-    const keys = await query<{ name: string; table: string; columns: string[] }>(
+    const keys = await query<{ name: string; table: string; columns: string[]; unique: boolean }>(
       url,
       `select i.indexrelid::regclass::text as name, c.relname::text as table,
-              array(select pg_get_indexdef(i.indexrelid, nth, true) from generate_series(1, i.indnatts) nth) as columns
+              array(select pg_get_indexdef(i.indexrelid, nth, true) from generate_series(1, i.indnatts) nth) as columns,
+              not i.indisprimary as unique
          from pg_index i join pg_class c on c.oid = i.indrelid
         where i.indisunique and c.relnamespace = 'holdfast'::regnamespace
        union all
        select conname || ' ' || side, c.relname::text,
               array(select attname::text from unnest(columns) with ordinality k (number, nth)
-                      join pg_attribute on attrelid = place and attnum = number order by nth)
+                      join pg_attribute on attrelid = place and attnum = number order by nth),
+              false
          from pg_constraint f join pg_class c on c.oid = f.conrelid
         cross join lateral (values ('from', conrelid, conkey), ('to', confrelid, confkey)) ends (side, place, columns)
         where contype = 'f' and connamespace = 'holdfast'::regnamespace`,
     );
     const ofTenants = keys.filter(({ table }) => names(true).includes(table));
     expect(new Set(ofTenants.map(({ table }) => table))).toEqual(new Set(names(true)));
-    expect(ofTenants.filter(({ columns }) => columns[0] !== 'scope')).toEqual([]);
+    const lacking = ofTenants.filter(({ columns, unique }) =>
+      unique ? !columns.includes('scope') : columns[0] !== 'scope',
+    );
+    expect(lacking).toEqual([]);
+  });
+
+  test('No index but the primary key begins with the scope, unless it is partial', async () => {
+    const url = await emptyDatabase();
+    await opened(url);
+    const others = await query<{ text: string }>(
+      url,
+      `select indexdef as text from pg_indexes
+        where schemaname = 'holdfast' and indexname not like '%pkey' and indexdef like '%(scope,%' and indexdef not like '% WHERE %'`,
+    );
+    expect(others).toEqual([]);
   });
 
   test('A session can have only one active turn, also by constraint', async () => {

@@ -12,8 +12,10 @@ import { Migration } from '@mikro-orm/migrations';
  * the functions `create` and `start`. The view `any_turn` shows both; a condition on it is a condition on each of them.
  * (Table inheritance would do the same, but neither a partitioned table nor a distributed one can have it.)
  *
- * **Keys begin with the scope** (see the entities). Other indexes do so where the scope narrows a search, or where the index
- * alone then answers it.
+ * **Only one index of a table begins with the scope**: the primary key (see the entities). In a new database the planner knows
+ * nothing about the tables. Two indexes that begin with the scope are equally good to it then, and a look-up by the primary key
+ * read every row of the session, or of the scope, through the other one, until the first `analyze`: a turn cost PostgreSQL
+ * five times as much after a few hundred turns. The index over response ids is partial, so that no such look-up can use it.
  *
  * - `bridge_session` is updated twice per turn. Free space on the page (fillfactor) and no index over a volatile column
  *   keep those updates in place (HOT). `owner_worker_id` changes only with ownership.
@@ -92,7 +94,7 @@ const statements = [
      constraint session_key_session_id_foreign
        foreign key (scope, session_id) references bridge_session (scope, id) on delete cascade
    )`,
-  'create index session_key_session_id_index on session_key (scope, session_id)',
+  'create index session_key_session_id_index on session_key (session_id, scope)',
   'create index session_key_hash_index on session_key (hash)',
 
   `create function holdfast_key(id text) returns text language sql immutable parallel safe as $$
@@ -134,18 +136,18 @@ const statements = [
      constraint turn_parent_check check (parent_turn_id <> id)
    )`,
   `create unique index turn_response_id_unique on turn (scope, holdfast_key(response_id)) where response_id is not null`,
-  'create index turn_session_id_started_at_index on turn (scope, session_id, started_at)',
+  'create index turn_session_id_started_at_index on turn (session_id, scope, started_at)',
   'create index turn_parent_turn_id_index on turn (parent_turn_id)',
   'create index turn_ended_at_index on turn (ended_at)',
   'create index turn_request_index on turn (hashtextextended(scope || request_fp, 0), started_at)',
-  `create index turn_transcript_fp_index on turn (scope, transcript_fp, started_at) where transcript_fp is not null`,
-  `create index turn_second_fp_index on turn (scope, second_fp, started_at) where second_fp is not null`,
-  `create index turn_third_fp_index on turn (scope, third_fp, started_at) where third_fp is not null`,
+  `create index turn_transcript_fp_index on turn (transcript_fp, scope, started_at) where transcript_fp is not null`,
+  `create index turn_second_fp_index on turn (second_fp, scope, started_at) where second_fp is not null`,
+  `create index turn_third_fp_index on turn (third_fp, scope, started_at) where third_fp is not null`,
 
   `create table active_turn (
      like turn including defaults including constraints,
      constraint active_turn_pkey primary key (scope, id),
-     constraint active_turn_session_id_unique unique (scope, session_id),
+     constraint active_turn_session_id_unique unique (session_id, scope),
      constraint active_turn_session_id_foreign
        foreign key (scope, session_id) references bridge_session (scope, id) on delete cascade,
      constraint active_turn_state_check check (state = 'active')
@@ -178,7 +180,7 @@ const statements = [
      constraint turn_item_pkey primary key (scope, turn_id, item_id),
      constraint turn_item_turn_id_foreign foreign key (scope, turn_id) references turn (scope, id) on delete cascade
    )`,
-  'create index turn_item_item_id_index on turn_item (scope, item_id, started_at)',
+  'create index turn_item_item_id_index on turn_item (item_id, scope, started_at)',
   `create table shared_item (
      scope text not null,
      hash text not null,
@@ -195,7 +197,7 @@ const statements = [
        foreign key (scope, turn_id) references turn_items (scope, turn_id) on delete cascade,
      constraint turn_shared_item_shared_item_foreign foreign key (scope, hash) references shared_item (scope, hash)
    )`,
-  'create index turn_shared_item_hash_index on turn_shared_item (scope, hash)',
+  'create index turn_shared_item_hash_index on turn_shared_item (hash, scope)',
 
   // Traces of turns that ended badly, as recorded by a worker's flight recorder. `json` keeps them verbatim.
   `create table session_story (
@@ -217,7 +219,7 @@ const statements = [
      created_at timestamptz not null default clock_timestamp(),
      constraint provider_object_pkey primary key (scope, object_id)
    )`,
-  'create index provider_object_kind_index on provider_object (scope, kind, created_at, object_id)',
+  'create index provider_object_kind_index on provider_object (kind, scope, created_at, object_id)',
   `create index provider_object_response_index on provider_object (created_at, scope, object_id)
     where kind = 'responses'`,
 ];
