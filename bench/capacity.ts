@@ -100,6 +100,9 @@ async function measure(workers: number, sessions: number) {
         );
         await client.query(`set search_path = ${rows[0]!.schema}`);
         await fillDatabase(client, { sessions, turnsPerSession: 10, longEvery: 0, longTurns: 0 });
+        // Otherwise the server would do it while the turns run.
+        await client.query('vacuum analyze');
+        await client.query('checkpoint');
       });
     }
     await run(peer, WARM_TURNS);

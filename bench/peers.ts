@@ -77,6 +77,9 @@ const PACED_DELTAS = 8;
 const ITEMS = quick ? [1, 100] : [1, 20, 100, 500];
 const WARM_TURNS = quick ? 2 : 10;
 const GROWN_TURNS = quick ? 20 : 200;
+/** Most turns, and longest time in milliseconds, of a peer before the first round. */
+const WARM_UP_TURNS = quick ? 100 : 4_000;
+const WARM_LIMIT_MS = quick ? 2_000 : 15_000;
 /** Time for what is repeated as often as possible, in milliseconds. */
 const WINDOW_MS = quick ? 800 : 2_500;
 /** Longest time of one peer in one measurement, in milliseconds. What is not finished then is given up and noted. */
@@ -102,20 +105,45 @@ async function play(script: Script): Promise<void> {
 
 /** Peers by name that could not keep up; they are left out of measurements with more streams. */
 const overloaded = new Map<string, number>();
+/** Measurements that a peer did not finish, with its name; they are not tried again. */
+const unfinished = new Set<string>();
+
+/** Share of a processor below which a peer counts as quiet, and the time over which that is measured, in milliseconds. */
+const QUIET = { share: 0.05, ms: 250 };
+/** Longest time to wait for a peer that is not quiet, in milliseconds. */
+const QUIET_LIMIT_MS = 60_000;
+
+/** Waits until a peer has done what it still does for requests that were given up: it would take the time of the next one. */
+async function quiet({ name, pid }: Peer): Promise<void> {
+  if (pid === null) return;
+  const until = performance.now() + QUIET_LIMIT_MS;
+  for (;;) {
+    const spent = processorTime(pid);
+    await new Promise((over) => setTimeout(over, QUIET.ms));
+    // Where processor time is not known, nothing can be waited for.
+    if (!(spent().own > QUIET.share * QUIET.ms)) return;
+    if (performance.now() > until)
+      return void results.notes.push(`${name}: still busy ${QUIET_LIMIT_MS / 1_000} s later`);
+  }
+}
 
 /** Runs one measurement of one peer. What it rejects with becomes a note, and its figures are missing. */
 async function attempt(what: string, peer: Peer, measure: (stop: AbortSignal) => Promise<void>): Promise<void> {
+  const name = `${peer.name}, ${what}`;
+  if (unfinished.has(name)) return;
   const limit = AbortSignal.timeout(LIMIT_MS);
   try {
     await measure(limit);
   } catch (error) {
+    if (limit.aborted) unfinished.add(name);
     const reason = limit.aborted
       ? `not finished in ${LIMIT_MS / 1_000} s`
       : error instanceof Error
         ? error.message
         : error;
-    results.notes.push(`${peer.name}, ${what}: ${reason}`);
+    results.notes.push(`${name}: ${reason}`);
   }
+  await quiet(peer);
 }
 
 const p = (values: readonly number[], share: number) => percentile(values.filter(Number.isFinite), share);
@@ -313,6 +341,21 @@ async function unpaced(peer: Peer, round: number, streams: number): Promise<void
   });
 }
 
+/** Short turns before the first round: a process that has compiled little yet takes several times as long for each. */
+async function warmUp(peer: Peer): Promise<void> {
+  const limit = AbortSignal.timeout(WARM_LIMIT_MS);
+  const turn = shortConversations(peer, 16);
+  let left = WARM_UP_TURNS;
+  const streams = Array.from({ length: 16 }, async (_, stream) => {
+    while (left > 0 && !limit.aborted) {
+      left -= 1;
+      await turn(stream, limit).catch(() => {});
+    }
+  });
+  await Promise.all(streams);
+  await quiet(peer);
+}
+
 /** As many short turns as the peer does. */
 async function saturation(peer: Peer, round: number): Promise<void> {
   const table = 'Short turns, 16 at once';
@@ -421,6 +464,7 @@ try {
       return peer.stop();
     });
   }
+  for (const peer of peers) await warmUp(peer);
   for (let round = 0; round < ROUNDS; round += 1) {
     const all = inOrder(peers, round);
     await play(codex);

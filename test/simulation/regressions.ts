@@ -8,4 +8,5 @@ export const regressions: readonly { seed: number; found: string }[] = [
   { seed: 412, found: 'the response.created of a lost socket was shown, and then that of the second attempt' },
   { seed: 2607, found: 'an admitted request was lost when an operator’s release was already waiting' },
   { seed: 4177, found: 'a turn that could not be recorded kept its session from every worker except its owner' },
+  { seed: 84, found: 'a request that waited for the settle of its anchor was stored without a parent' },
 ];
