@@ -72,8 +72,9 @@ it.skipIf(process.platform !== 'linux')(
       const ask = async (text: string) => {
         history.push(say(text));
         let answer = await turn(topology, conversation, history);
-        // A worker that has just stopped taking requests answers 503, on which clients repeat; the balancer then asks another.
-        for (let tries = 1; answer.status === 503 && tries < topology.workers.length; tries += 1) {
+        // Clients repeat both: 503 of a worker that has just stopped taking requests, and 502 of the balancer, which had begun to
+        // send the request on a connection that the worker was closing. The balancer then asks another worker.
+        for (let tries = 1; [502, 503].includes(answer.status) && tries < topology.workers.length; tries += 1) {
           answer = await turn(topology, conversation, history);
         }
         history.push(...answer.output);

@@ -195,7 +195,10 @@ export async function turn(
     },
     body: JSON.stringify({ model: 'demo', input, store: false }),
   });
-  const body = (await response.json()) as { output?: unknown[]; error?: unknown };
+  const text = await response.text();
+  // The balancer's own errors are pages.
+  const isJson = response.headers.get('content-type')?.includes('json') ?? false;
+  const body = (isJson ? JSON.parse(text) : { page: text }) as { output?: unknown[]; error?: unknown };
   return {
     status: response.status,
     outcome: response.headers.get('x-holdfast-outcome'),
