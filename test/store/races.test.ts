@@ -78,10 +78,15 @@ test('A session whose active turn row is gone can still be claimed', async () =>
 });
 
 test('A worker that is declared dead meanwhile cannot claim the session of its own running turn', async () => {
-  for (let nth = 0; nth < 300; nth += 1) {
-    const busy = await busyLane(store, await newWorker(store));
-    const [answer] = await Promise.all([store.claim(claimOf(busy, busy.me, 1)), store.declareDead(busy.me)]);
-    expect(['busy', 'fenced']).toContain('verdict' in answer ? answer.verdict : answer);
+  // As many at once as there are connections: their calls then overlap in every order, on a loaded machine too.
+  for (let round = 0; round < 250; round += 1) {
+    const lanes = await Promise.all([1, 2, 3].map(async () => busyLane(store, await newWorker(store))));
+    const answers = lanes.map(async (busy) => {
+      const claimed = store.claim(claimOf(busy, busy.me, 1));
+      await store.declareDead(busy.me);
+      return claimed;
+    });
+    for (const { verdict } of await Promise.all(answers)) expect(['busy', 'fenced']).toContain(verdict);
   }
 });
 
