@@ -6,8 +6,8 @@ import { parseArgs } from 'node:util';
 import pg from 'pg';
 import { startEmbeddedPostgres } from '../src/store/embedded/index.ts';
 import { fillDatabase } from '../test/support/data-set.ts';
-import { thisMachine } from './machine.ts';
-import { Conversation, closeClient } from './peers/load.ts';
+import { percentile, thisMachine } from './machine.ts';
+import { closeClient, shortConversations, shortScript } from './peers/load.ts';
 import { type Around, holdfast, type Peer, startUpstream } from './peers/proxies.ts';
 import { pinned, processorTime } from './peers/system.ts';
 
@@ -20,19 +20,17 @@ const { values: options } = parseArgs({
   options: {
     workers: { type: 'string', default: '1,2,4' },
     /** Sessions in the database, with ten turns each. */
-    sessions: { type: 'string', default: '0,1000,10000,100000' },
+    sessions: { type: 'string', default: '1000,10000,100000' },
     turns: { type: 'string', default: '3000' },
     warm: { type: 'string', default: '4000' },
     rounds: { type: 'string', default: '3' },
   },
 });
-const numbers = (text: string) => text.split(',').map(Number);
+const numbers = (text: string) => text.split(',').filter(Boolean).map(Number);
 const TURNS = Number(options.turns);
 const WARM_TURNS = Number(options.warm);
 const ROUNDS = Number(options.rounds);
 const STREAMS = 32;
-/** Turns of one conversation, after which the client begins another. */
-const CONVERSATION_TURNS = 25;
 /** Milliseconds after which every process of PostgreSQL has published its counters. */
 const PUBLISHED_MS = 2_500;
 
@@ -77,20 +75,16 @@ async function counters(): Promise<Counters> {
 
 /** Runs turns through a peer, in as many conversations as there are streams. */
 async function run(peer: Peer, turns: number): Promise<void> {
+  const turn = shortConversations(peer, STREAMS);
   let left = turns;
-  await Promise.all(
-    Array.from({ length: STREAMS }, async () => {
-      let conversation = new Conversation(peer, 'short');
-      while (left > 0) {
-        left -= 1;
-        if (conversation.turns >= CONVERSATION_TURNS) conversation = new Conversation(peer, 'short');
-        await conversation.turn();
-      }
-    }),
-  );
+  const streams = Array.from({ length: STREAMS }, async (_, stream) => {
+    while (left > 0) {
+      left -= 1;
+      await turn(stream);
+    }
+  });
+  await Promise.all(streams);
 }
-
-const middle = (values: readonly number[]) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
 
 async function measure(workers: number, sessions: number) {
   const name = `workers ${workers} sessions ${sessions}`;
@@ -131,10 +125,21 @@ async function measure(workers: number, sessions: number) {
         flushes: (after.flushes - before.flushes) / TURNS,
       });
     }
-    const of = (key: keyof (typeof rounds)[number]) => middle(rounds.map((each) => each[key]));
+    const of = (key: keyof (typeof rounds)[number]) =>
+      percentile(
+        rounds.map((each) => each[key]),
+        0.5,
+      );
+    const [perSecond, worker, postgres] = [of('perSecond'), of('workers'), of('postgres')];
     return {
-      ...{ workers, sessions, perSecond: of('perSecond'), worker: of('workers'), postgres: of('postgres') },
-      ...{ around: of('around'), bytes: of('bytes'), flushes: of('flushes') },
+      workers,
+      sessions,
+      perSecond,
+      worker,
+      postgres,
+      around: of('around'),
+      bytes: of('bytes'),
+      flushes: of('flushes'),
     };
   } finally {
     await peer.stop();
@@ -166,12 +171,11 @@ function print(measured: readonly Measured[]): void {
 }
 
 try {
-  const script = { reply: 'text', deltas: 3, gapMs: 0, echo: '"instructions":null,"tools":[]', reasoningBytes: 0 };
-  await fetch(`http://127.0.0.1:${upstream.port}/__script`, { method: 'POST', body: JSON.stringify(script) });
+  await fetch(`http://127.0.0.1:${upstream.port}/__script`, { method: 'POST', body: JSON.stringify(shortScript) });
   console.log(`${thisMachine()}; short turns, ${STREAMS} at once; medians of ${ROUNDS} rounds of ${TURNS} turns`);
   const measured: Measured[] = [];
   for (const workers of numbers(options.workers)) measured.push(await measure(workers, 0));
-  print(measured);
+  if (measured.length > 0) print(measured);
   const [one, ...more] = measured;
   if (one?.workers === 1 && more.length > 0) {
     // A turn that arrives at another worker than its owner is forwarded once: with n workers, (n - 1) of n turns.
@@ -183,7 +187,7 @@ try {
     }
   }
   const sizes: Measured[] = [];
-  for (const sessions of numbers(options.sessions)) if (sessions > 0) sizes.push(await measure(1, sessions));
+  for (const sessions of numbers(options.sessions)) sizes.push(await measure(1, sessions));
   if (sizes.length > 0) print(sizes);
 } finally {
   await closeClient();

@@ -5,7 +5,15 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { startEmbeddedPostgres } from '../src/store/embedded/index.ts';
 import { percentile, thisMachine } from './machine.ts';
-import { Conversation, closeClient, codexEcho, type Script, type Seen } from './peers/load.ts';
+import {
+  Conversation,
+  closeClient,
+  codexEcho,
+  type Script,
+  type Seen,
+  shortConversations,
+  shortScript,
+} from './peers/load.ts';
 import {
   type Around,
   codexLb,
@@ -86,12 +94,9 @@ const WINDOW_MS = quick ? 800 : 2_500;
 const LIMIT_MS = quick ? 60_000 : 30_000;
 /** A turn this slow, in milliseconds, at fewer streams leaves out the larger numbers of streams. */
 const TOO_SLOW_MS = 5_000;
-/** Turns of one conversation of short turns, after which the client begins another. */
-const SHORT_TURNS = 25;
 const IDLE_CONVERSATIONS = quick ? 20 : 100;
 
 const results = new Results();
-const short: Script = { reply: 'text', deltas: 3, gapMs: 0, echo: '"instructions":null,"tools":[]', reasoningBytes: 0 };
 const codex: Script = { reply: 'call', deltas: 12, gapMs: 0, echo: codexEcho, reasoningBytes: 1_600 };
 
 const home = await mkdtemp(join(tmpdir(), 'hf-bench-'));
@@ -257,25 +262,16 @@ async function growth(peer: Peer, round: number): Promise<void> {
   });
 }
 
-/** Conversations of short turns, one for each stream; one that is long is replaced. */
-function shortConversations(peer: Peer, count: number) {
-  const conversations = Array.from({ length: count }, () => new Conversation(peer, 'short'));
-  return async (stream: number, stop: AbortSignal): Promise<Seen> => {
-    if (conversations[stream]!.turns >= SHORT_TURNS) conversations[stream] = new Conversation(peer, 'short');
-    return conversations[stream]!.turn(stop);
-  };
-}
-
 /** Streams whose events come one each 20 ms. */
 async function paced(peer: Peer, round: number, streams: number): Promise<void> {
   const table = `Short turns paced ${GAP_MS} ms, ${streams} at once`;
   if (streams > (overloaded.get(peer.name) ?? Number.POSITIVE_INFINITY)) return;
   await attempt(table, peer, async (stop) => {
-    await play(short);
+    await play(shortScript);
     const turn = shortConversations(peer, streams);
     const each = Array.from({ length: streams }, (_, stream) => stream);
     await Promise.all(each.map((stream) => turn(stream, stop)));
-    await play({ ...short, deltas: PACED_DELTAS, gapMs: GAP_MS });
+    await play({ ...shortScript, deltas: PACED_DELTAS, gapMs: GAP_MS });
     const seen: Seen[] = [];
     await Promise.all(
       each.map(async (stream) => {
@@ -303,7 +299,7 @@ async function unpaced(peer: Peer, round: number, streams: number): Promise<void
   const table = `Frames without pause, ${streams} at once`;
   if (streams > (overloaded.get(peer.name) ?? Number.POSITIVE_INFINITY)) return;
   await attempt(table, peer, async (stop) => {
-    await play({ ...short, deltas: 100 });
+    await play({ ...shortScript, deltas: 100 });
     const turn = shortConversations(peer, streams);
     const each = Array.from({ length: streams }, (_, stream) => stream);
     const from = performance.now();
@@ -313,7 +309,7 @@ async function unpaced(peer: Peer, round: number, streams: number): Promise<void
     const budget = (known * WINDOW_MS) / 1_000;
     // Two turns of each stream, so that starts and ends of turns are a small part.
     const deltas = Math.min(20_000, Math.max(50, Math.round(budget / streams / 2)));
-    await play({ ...short, deltas });
+    await play({ ...shortScript, deltas });
     const spent = processorTime(peer.pid);
     const begun = performance.now();
     const seen = (
@@ -360,7 +356,7 @@ async function warmUp(peer: Peer): Promise<void> {
 async function saturation(peer: Peer, round: number): Promise<void> {
   const table = 'Short turns, 16 at once';
   await attempt(table, peer, async (stop) => {
-    await play(short);
+    await play(shortScript);
     const turn = shortConversations(peer, 16);
     await Promise.all(Array.from({ length: 16 }, (_, stream) => turn(stream, stop)));
     const spent = processorTime(peer.pid);
@@ -380,7 +376,7 @@ async function memory(peer: Peer): Promise<void> {
   if (peer.pid === null) return;
   results.set(table, 'MiB at rest', peer.name, 0, atRest.get(peer)!);
   await attempt(table, peer, async (stop) => {
-    await play(short);
+    await play(shortScript);
     const before = memoryOf(peer.pid!);
     const conversations = Array.from({ length: IDLE_CONVERSATIONS }, () => new Conversation(peer, 'short'));
     for (const conversation of conversations) await conversation.turn(stop);
@@ -455,7 +451,7 @@ try {
     }
   }
   // One turn through each, so that a peer that does not work is seen at once.
-  await play(short);
+  await play(shortScript);
   for (const peer of [...peers]) {
     await new Conversation(peer, 'short').turn().catch((error) => {
       results.notes.push(`${peer.name}: left out: its first turn failed: ${error.message}`);

@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util';
 import { startEmbeddedPostgres } from '../src/store/embedded/index.ts';
 import { freePort } from '../test/support/worker-process.ts';
 import { percentile, thisMachine } from './machine.ts';
-import { Conversation, closeClient, codexEcho, type Script } from './peers/load.ts';
+import { Conversation, closeClient, codexEcho, type Script, shortScript } from './peers/load.ts';
 import { type Around, holdfast, type Peer, startUpstream } from './peers/proxies.ts';
 import { processorTime } from './peers/system.ts';
 
@@ -58,7 +58,7 @@ const SAMPLE_MICROSECONDS = 250;
 
 const script: Script = options.codex
   ? { reply: 'call', deltas: 12, gapMs: 0, echo: codexEcho, reasoningBytes: 1_600 }
-  : { reply: 'text', deltas: 3, gapMs: 0, echo: '"instructions":null,"tools":[]', reasoningBytes: 0 };
+  : shortScript;
 
 /** Endless turns through one peer. */
 function load(peer: Peer) {

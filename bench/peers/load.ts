@@ -232,6 +232,30 @@ export class Conversation {
   }
 }
 
+/** Turns of one conversation of short turns, after which the client begins another. */
+const SHORT_TURNS = 25;
+
+/**
+ * Returns a function that asks for the next short turn of a stream. Each stream has a conversation; one that is long is
+ * replaced.
+ */
+export function shortConversations(peer: { url: string; headers: Record<string, string> }, streams: number) {
+  const conversations = Array.from({ length: streams }, () => new Conversation(peer, 'short'));
+  return async (stream: number, stop?: AbortSignal): Promise<Seen> => {
+    if (conversations[stream]!.turns >= SHORT_TURNS) conversations[stream] = new Conversation(peer, 'short');
+    return conversations[stream]!.turn(stop);
+  };
+}
+
+/** What the upstream answers to a short turn. */
+export const shortScript: Script = {
+  reply: 'text',
+  deltas: 3,
+  gapMs: 0,
+  echo: '"instructions":null,"tools":[]',
+  reasoningBytes: 0,
+};
+
 const context = codexContext();
 /** The members of a response that repeat instructions and tools of Codex, for the script of the upstream. */
 export const codexEcho = JSON.stringify(context).slice(1, -1);

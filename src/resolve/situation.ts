@@ -58,8 +58,8 @@ export interface Situation {
 }
 
 /** Returns whether a turn may be a parent: only `completed` and `incomplete` turns may. */
-export function mayBeParent(turn: TurnRow): boolean {
-  return turn.state === 'completed' || turn.state === 'incomplete';
+export function mayBeParent({ state }: Pick<TurnRow, 'state'>): boolean {
+  return state === 'completed' || state === 'incomplete';
 }
 
 function open(session: SessionRow | null, scope: string): SessionRow | null {

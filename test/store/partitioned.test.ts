@@ -32,9 +32,8 @@ describe.each(['force_custom_plan', 'force_generic_plan'])('with %s', (mode) => 
   beforeAll(async () => {
     database = await freshDatabase();
     watched = await watchPlans(database.url);
-    await watched.client.query('set auto_explain.log_min_duration = -1');
-    await fillDatabase(watched.client, { sessions: 700, turnsPerSession: 3, longEvery: 0, longTurns: 0 });
-    await watched.client.query('set auto_explain.log_min_duration = 0');
+    const size = { sessions: 700, turnsPerSession: 3, longEvery: 0, longTurns: 0 };
+    await watched.quietly(() => fillDatabase(watched.client, size));
     await watched.client.query(`set plan_cache_mode = ${mode}`);
     watched.taken();
   });

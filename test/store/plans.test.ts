@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type PurgeKind, purgeKinds } from '../../src/store/port.ts';
-import { openPostgresStore, storeOver } from '../../src/store/postgres/index.ts';
+import { storeOver } from '../../src/store/postgres/index.ts';
 import { fillDatabase, RETENTION_HOURS } from '../support/data-set.ts';
 import { type FreshDatabase, freshDatabase } from '../support/database.ts';
 import { nodesOf, type RunPlan, shapeOf, type WatchedConnection, watchPlans } from '../support/plans.ts';
@@ -21,12 +21,9 @@ let store: ReturnType<typeof storeOver>;
 
 beforeAll(async () => {
   database = await freshDatabase();
-  await (await openPostgresStore({ url: database.url, poolSize: 1 })).shutdown();
   watched = await watchPlans(database.url);
-  await watched.client.query('set auto_explain.log_min_duration = -1');
   const size = { sessions: SESSIONS, turnsPerSession: TURNS_PER_SESSION, longEvery: 501, longTurns: 700 };
-  await fillDatabase(watched.client, size);
-  await watched.client.query('set auto_explain.log_min_duration = 0');
+  await watched.quietly(() => fillDatabase(watched.client, size));
   store = storeOver(watched.executor);
 }, 600_000);
 afterAll(async () => {

@@ -35,6 +35,8 @@ export const shapeOf = (node: PlanNode): string => {
 export interface WatchedConnection {
   client: pg.Client;
   executor: Executor;
+  /** Does on the connection what is not to be recorded. */
+  quietly(work: () => Promise<void>): Promise<void>;
   /** Returns the statements since the previous call, innermost first. */
   taken(): RunPlan[];
   end(): Promise<void>;
@@ -72,6 +74,12 @@ export async function watchPlans(url: string): Promise<WatchedConnection> {
         return (await client.query({ name, text, values: [...values] })).rows as Row[];
       },
       stop() {},
+    },
+    async quietly(work) {
+      await client.query('set auto_explain.log_min_duration = -1');
+      await work();
+      await client.query('set auto_explain.log_min_duration = 0');
+      plans = [];
     },
     taken() {
       const all = plans;

@@ -14,6 +14,10 @@ function saidLast(input: unknown): string | null {
   return items.findLast(({ role }) => role === 'user')?.content?.[0]?.text ?? null;
 }
 
+/** Returns the turn with that response. */
+const turnOf = ({ database }: World, responseId: string) =>
+  [...database.turns.values()].find((turn) => turn.responseId === responseId);
+
 /**
  * Checks a frame at the moment it is sent. Its turn must have been started under the fence by the sending process. If
  * the bridge chose an anchor, the provider must be able to resolve it on that connection.
@@ -44,9 +48,9 @@ export function checkFrame(
     else world.note('a frame left too late');
   }
   if (typeof anchor !== 'string') return;
-  const named = [...database.turns.values()].find(({ responseId }) => responseId === anchor);
-  const apart = turns.find(({ sessionId, state }) => state === 'active' && sessionId === named?.sessionId);
-  if (apart && apart.parentTurnId !== named!.id) {
+  const named = turnOf(world, anchor);
+  const sent = turns.find(({ sessionId, state }) => state === 'active' && sessionId === named?.sessionId);
+  if (sent && sent.parentTurnId !== named!.id) {
     world.violate('a turn that continues another than its parent', `${create.process.name}: ${text}`);
   }
   if (create.anchorKnown !== false) return;
@@ -62,8 +66,8 @@ export function checkFrame(
  */
 export function checkExpired(world: World, responseId: string, request: string): void {
   const { turns, sessions, items } = world.database;
-  const turn = [...turns.values()].find((each) => each.responseId === responseId);
-  if (!turn || !mayBeParent(turn as never) || turn.replay !== 'exact') return;
+  const turn = turnOf(world, responseId);
+  if (!turn || !mayBeParent(turn) || turn.replay !== 'exact') return;
   const session = sessions.get(scoped(turn.scope, turn.sessionId));
   if (session?.anchorLost && session.headTurnId === turn.id) return;
   for (let each: typeof turn | undefined = turn; ; each = turns.get(scoped(each.scope, each.parentTurnId))) {
