@@ -1535,6 +1535,13 @@ export const canaries: readonly Canary[] = [
     tests: ['test/bridge/store-trouble.test.ts'],
   },
   {
+    name: 'statistics of scopes are kept',
+    file: 'src/store/postgres/schema/tables.ts',
+    find: 'alter column scope set statistics 0',
+    replace: 'alter column scope set statistics 100',
+    tests: ['test/store/new-database.test.ts'],
+  },
+  {
     name: 'a second index of turns begins with the scope',
     file: 'src/store/postgres/schema/tables.ts',
     find: 'on turn (session_id, scope, started_at)',

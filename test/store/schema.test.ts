@@ -319,6 +319,18 @@ describe('tables', () => {
     expect(lacking).toEqual([]);
   });
 
+  test('No statistics are kept of scopes', async () => {
+    const url = await emptyDatabase();
+    await opened(url);
+    const kept = await query(
+      url,
+      `select c.relname::text as name from pg_attribute a join pg_class c on c.oid = a.attrelid
+        where c.relkind = 'r' and c.relnamespace = 'holdfast'::regnamespace
+          and a.attname = 'scope' and a.attstattarget is distinct from 0`,
+    );
+    expect(kept).toEqual([]);
+  });
+
   test('No index but the primary key begins with the scope, unless it is partial', async () => {
     const url = await emptyDatabase();
     await opened(url);

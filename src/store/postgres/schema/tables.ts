@@ -17,6 +17,12 @@ import { Migration } from '@mikro-orm/migrations';
  * read every row of the session, or of the scope, through the other one, until the first `analyze`: a turn cost PostgreSQL
  * five times as much after a few hundred turns. The index over response ids is partial, so that no such look-up can use it.
  *
+ * **No statistics are kept of scopes** (`statistics 0`). A scope that is new since the last `analyze` would have no rows for the
+ * planner, so that any index that begins with the scope would be as good to it as the right one, and each look-up of a
+ * conversation would read all turns of its scope. Without statistics a scope is always taken for one of 200, in an
+ * installation with one scope too: a statement then uses the index of which it names most columns.
+ * `test/store/new-database.test.ts` runs every statement of a turn in such databases.
+ *
  * - `bridge_session` is updated twice per turn. Free space on the page (fillfactor) and no index over a volatile column
  *   keep those updates in place (HOT). `owner_worker_id` changes only with ownership.
  * - `turn_items` is a separate table so that content can be erased while the turn, its ids and fingerprints stay.
@@ -33,6 +39,11 @@ import { Migration } from '@mikro-orm/migrations';
  * - `turn_request_index` holds an eight-byte hash to stay small: it is read only for requests that may be repeats, but
  *   written at every start of a turn.
  */
+const scoped = [
+  ...['bridge_session', 'session_key', 'turn', 'active_turn', 'turn_items', 'turn_item'],
+  ...['shared_item', 'turn_shared_item', 'session_story', 'provider_object'],
+];
+
 const statements = [
   `create table holdfast_meta (
      name text primary key,
@@ -222,6 +233,7 @@ const statements = [
   'create index provider_object_kind_index on provider_object (kind, scope, created_at, object_id)',
   `create index provider_object_response_index on provider_object (created_at, scope, object_id)
     where kind = 'responses'`,
+  ...scoped.map((table) => `alter table ${table} alter column scope set statistics 0`),
 ];
 
 export class Tables extends Migration {
