@@ -11,6 +11,7 @@ import { CONVERSATION_PATHS } from '../transcript/provider-ids.ts';
 import { COMPARISON_PATH, LONGEST_METADATA } from '../transcript/read.ts';
 import type { Names, RequestBody } from '../transcript/types.ts';
 import type { SessionEnv } from './core.ts';
+import type { LastOwners } from './last-owners.ts';
 import { countOf, itemsOf, loadContents, madeBy, referencesTo } from './planning.ts';
 import type { TurnRequest } from './port.ts';
 import type { Session } from './session.ts';
@@ -151,24 +152,28 @@ const holdsAConversation = ({ turns: { attachable, head } }: Session) =>
 export class Decider {
   readonly #env: SessionEnv;
   readonly #registry: SessionRegistry;
+  readonly #lastOwners: LastOwners;
   readonly #shared: boolean;
 
   /** @param shared true if other workers may use the same store */
-  constructor(env: SessionEnv, registry: SessionRegistry, shared: boolean) {
+  constructor(env: SessionEnv, registry: SessionRegistry, lastOwners: LastOwners, shared: boolean) {
     this.#env = env;
     this.#registry = registry;
+    this.#lastOwners = lastOwners;
     this.#shared = shared;
   }
 
   /**
    * Decides what happens with a request, without the store. Returns null if rows have to be read for that: then `decide`
    * decides.
+   *
+   * @param here true if the request must not be forwarded
    */
-  decideWarm(turn: Turn): Decision | null {
+  decideWarm(turn: Turn, here: boolean): Decision | null {
     const { scope, requestFp, repeats } = turn.evidence;
     // A repeated request may already be running, or be finished, on another worker: do not start a second generation.
     if (turn.placement.resolutions !== 1 || repeats || this.#registry.repeated(scope, requestFp)) return null;
-    return this.#withoutLookup(turn);
+    return this.#withoutLookup(turn) ?? (here ? null : this.#toLastOwner(turn));
   }
 
   /**
@@ -299,6 +304,18 @@ export class Decider {
       return { do: 'use', outcome: 'live_reuse', sessionId: session.id, epoch: session.epoch, anchor: turn.anchor };
     }
     return null;
+  }
+
+  /**
+   * Returns the decision to forward a request to the worker that last served its conversation for this one. That worker then
+   * decides.
+   */
+  #toLastOwner({ evidence, placement }: Turn): Decision | null {
+    if (evidence.passThrough !== null) return null;
+    const owner = this.#lastOwners.of(evidence);
+    if (owner === null || this.#registry.get(owner.session.id) !== null) return null;
+    placement.decidedBy = null;
+    return { do: 'forward', outcome: 'forwarded', ...owner };
   }
 
   /**

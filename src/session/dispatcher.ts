@@ -8,6 +8,7 @@ import { bareResult } from './commits.ts';
 import type { SessionBirth, SessionEnv } from './core.ts';
 import { type ClassifyInput, classify, Decider } from './decide.ts';
 import { Forwarding, type IncomingHop, type Peers, waitToRetry } from './forwarding.ts';
+import { LastOwners } from './last-owners.ts';
 import type { ClientSink, Shutdown, TurnRequest } from './port.ts';
 import { type Lease, type Quota, tenantBusy } from './quota.ts';
 import { Session, type SessionHost } from './session.ts';
@@ -101,9 +102,10 @@ export class Dispatcher implements TurnHost, SessionHost {
       frameBytes: config.limits.frameBytes,
       webSocket: config.upstream.transport !== 'http',
     };
-    this.#decider = new Decider(env, registry, options.shared);
+    const lastOwners = new LastOwners();
+    this.#decider = new Decider(env, registry, lastOwners, options.shared);
     this.#claimer = new Claimer(env);
-    this.#forwarding = new Forwarding(env, peers, (turn) => this.#admitted.get(turn)?.cancelHold());
+    this.#forwarding = new Forwarding(env, peers, lastOwners, (turn) => this.#admitted.get(turn)?.cancelHold());
   }
 
   /** Number of turns whose clients are still waiting. */
@@ -276,7 +278,7 @@ export class Dispatcher implements TurnHost, SessionHost {
     const askedAt = clock.now();
     try {
       const decision =
-        this.#decider.decideWarm(turn) ??
+        this.#decider.decideWarm(turn, this.#admitted.get(turn)?.hop !== null) ??
         (await this.quota.read(turn.evidence.scope, async () =>
           turn.stream.finished ? null : await this.#decider.decide(turn),
         ));

@@ -1,7 +1,9 @@
 import { BridgeError } from '../errors.ts';
 import type { AttemptFact, Decision } from '../resolve/types.ts';
 import type { TurnEnd } from '../store/port.ts';
+import { idOfResponse } from '../upstream/frames.ts';
 import type { SessionEnv } from './core.ts';
+import type { LastOwners } from './last-owners.ts';
 import type { ClientSink, TurnRequest } from './port.ts';
 import type { Placement, Turn } from './turn.ts';
 
@@ -28,8 +30,8 @@ export async function waitToRetry({ clock, config }: Env, turn: Turn): Promise<b
 
 /** Result of forwarding a request to another worker. */
 export type ForwardResult =
-  /** The client has its answer. `terminal`: the end of its turn. */
-  | { kind: 'served'; terminal: TurnEnd }
+  /** The client has its answer. `terminal`: the end of its turn; `event`: JSON of the terminal event, if there was one. */
+  | { kind: 'served'; terminal: TurnEnd; event: string | null }
   /** The client left first; the hop was aborted. */
   | { kind: 'client_gone' }
   /** The peer does not own the session and did not start the turn. */
@@ -141,6 +143,7 @@ export class Forwarding {
   readonly #env: Env;
   readonly #peers: Peers;
   readonly #onAccepted: (turn: Turn) => void;
+  readonly #lastOwners: LastOwners;
   /** Aborts the hop of a turn that is being forwarded. */
   readonly #hops = new Map<Turn, AbortController>();
 
@@ -148,9 +151,10 @@ export class Forwarding {
    * @param onAccepted called when a peer accepted the request: the placement timeout ends, from now on the stream's own
    *   deadlines apply
    */
-  constructor(env: Env, peers: Peers, onAccepted: (turn: Turn) => void) {
+  constructor(env: Env, peers: Peers, lastOwners: LastOwners, onAccepted: (turn: Turn) => void) {
     this.#env = env;
     this.#peers = peers;
+    this.#lastOwners = lastOwners;
     this.#onAccepted = onAccepted;
   }
 
@@ -250,13 +254,16 @@ export class Forwarding {
         switch (result.kind) {
           case 'served':
             turn.served(result.terminal);
+            this.#remember(turn, target, result);
             return 'done';
           case 'client_gone':
             turn.fail(new BridgeError('bridge_turn_cancelled'));
             return 'done';
           case 'not_owner':
+            this.#lastOwners.forget(turn.evidence);
             return { kind: 'not_owner', sessionId: sessionId ?? '', workerId, ...(epoch === null ? {} : { epoch }) };
         }
+        this.#lastOwners.forgetWorker(workerId);
         if (result.kind === 'broken' || result.sent) placement.possibleOwner = target;
         // If the client's answer has begun (its status has left), the turn cannot be placed elsewhere any more.
         if (!sink.committed) {
@@ -271,6 +278,21 @@ export class Forwarding {
     } finally {
       this.#hops.delete(turn);
     }
+  }
+
+  /**
+   * Records who served the turn, if it ended well. A worker that was asked because it runs the same request says nothing about
+   * the conversation.
+   */
+  #remember(
+    { evidence, placement }: Turn,
+    { workerId, sessionId, epoch }: Pick<HopTarget, 'workerId' | 'sessionId' | 'epoch'>,
+    { terminal, event }: Extract<ForwardResult, { kind: 'served' }>,
+  ): void {
+    if (sessionId === null || epoch === null || placement.decidedBy === 'repeat_elsewhere') return;
+    if (terminal !== 'completed' && terminal !== 'incomplete') return this.#lastOwners.forget(evidence);
+    const session = { id: sessionId, scope: evidence.scope, epoch };
+    this.#lastOwners.remember(evidence, { session, workerId }, event === null ? null : idOfResponse(event));
   }
 
   /** Returns whether another worker has started this turn. */

@@ -284,7 +284,10 @@ export interface Placement {
   waits: number;
   /** Number of hops to other workers. */
   hops: number;
-  /** Id of the row of the resolution table that decided last; null if an idle session here was used without a look-up. */
+  /**
+   * Id of the row of the resolution table that decided last; null if an idle session here was used, or the last owner of the
+   * conversation asked, without a look-up.
+   */
   decidedBy: string | null;
   /** Session that the request's hard key names, according to the rows read last. */
   namedByKey: string | null;
@@ -702,7 +705,7 @@ export interface TurnLine {
   key: string | null;
   model: string | null;
   outcome: string;
-  /** Id of the row of the resolution table that decided last; null where the warm session was used without it. */
+  /** Id of the row of the resolution table that decided last; null where it was decided without a look-up. */
   decidedBy: string | null;
   shape: string;
   form: string | null;

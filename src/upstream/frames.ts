@@ -86,7 +86,11 @@ export const isBeginning = ({ type }: Pick<ParsedFrame, 'type'>): boolean => beg
 
 /** Returns the id of the response that an event announces, or null for an event that announces none. */
 export function responseIdOf(type: string, json: string): string | null {
-  if (!isBeginning({ type })) return null;
+  return isBeginning({ type }) ? idOfResponse(json) : null;
+}
+
+/** Returns the id of the response in an event's JSON; null if there is none. */
+export function idOfResponse(json: string): string | null {
   const id: unknown = JSON.parse(textOf(json, membersOfResponse(json).get('id')) ?? 'null');
   return typeof id === 'string' && id !== '' ? id : null;
 }

@@ -75,6 +75,18 @@ describe.each([false, true])('statements of an anchored turn with store: %s', (s
     expect(statementsOf(owner)).toEqual(['start', 'settle']);
   });
 
+  it('The next turns at that worker are forwarded without a look-up', async () => {
+    const { say, grow } = conversation('anchored', store);
+    await grow();
+    await say(other, 'elsewhere');
+    for (const each of [owner, other]) statementsOf(each);
+    for (const text of ['again', 'and again']) {
+      expect((await say(other, text)).headers['x-holdfast-outcome']).toBe('live_reuse');
+    }
+    expect(statementsOf(other)).toEqual([]);
+    expect(statementsOf(owner)).toEqual(['start', 'settle', 'start', 'settle']);
+  });
+
   it('An anchored turn after a takeover reads its lineage once, and only if the provider has not stored it', async () => {
     const { say, grow } = conversation('anchored', store);
     await grow();
@@ -100,6 +112,42 @@ describe('statements of a conversation that is sent whole', () => {
     await say(other, 'elsewhere');
     expect(statementsOf(other)).toEqual(['lookup']);
     expect(statementsOf(owner)).toEqual(['start', 'settle']);
+  });
+
+  it('The next resends at that worker are forwarded without a look-up, and no search for repeats', async () => {
+    const { say, grow } = conversation('whole', false, { 'thread-id': 'whole' });
+    await grow();
+    await say(other, 'elsewhere');
+    for (const { statements } of [owner, other]) statements.splice(0);
+    await say(other, 'again');
+    expect(other.statements.filter((name) => name !== 'holdfast_heartbeat')).toEqual([]);
+    expect(statementsOf(owner)).toEqual(['start', 'settle']);
+  });
+
+  it('A worker that remembers an owner which has released the session looks the session up, and takes it over', async () => {
+    const { say, grow } = conversation('whole', false, { 'thread-id': 'whole' });
+    await grow();
+    await say(other, 'elsewhere');
+    // The owner no longer has the session, but answers.
+    const [session] = owner.bridge.sessions();
+    const released = await fetch(`${owner.url}/admin/sessions/${session!.id}/release`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+    });
+    expect(released.status).toBe(200);
+    for (const each of [owner, other]) statementsOf(each);
+    expect((await say(other, 'released')).headers['x-holdfast-outcome']).toBe('stale_recovery');
+    expect(statementsOf(other)).toEqual(['lookup', 'line', 'claim', 'turn', 'start', 'settle']);
+  });
+
+  it('A worker that remembers an owner which is gone looks the session up, and takes it over', async () => {
+    const { say, grow } = conversation('whole', false, { 'thread-id': 'whole' });
+    await grow();
+    await say(other, 'elsewhere');
+    await owner.restart();
+    for (const each of [owner, other]) statementsOf(each);
+    expect((await say(other, 'restarted')).headers['x-holdfast-outcome']).toBe('stale_recovery');
+    expect(statementsOf(other)).toContain('claim');
   });
 
   it('A full resend without a key is compared with its candidate line by digests only, without reading content', async () => {

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Forwarding, type Peers } from '../../src/session/forwarding.ts';
+import { LastOwners } from '../../src/session/last-owners.ts';
 import type { Turn } from '../../src/session/turn.ts';
 import { createManualClock } from '../../src/testing/index.ts';
 
@@ -19,7 +20,12 @@ const decision = {
 function awaiting(liveness: 'dead' | 'alive', attempts: object[] = []) {
   const placement = { attempts, awaitedSince: null, heldUntil: clock.now() + 60_000 };
   const turn = { placement, outcome: null } as unknown as Turn;
-  const forwarding = new Forwarding(env, { liveness: async () => liveness } as unknown as Peers, () => {});
+  const forwarding = new Forwarding(
+    env,
+    { liveness: async () => liveness } as unknown as Peers,
+    new LastOwners(),
+    () => {},
+  );
   return { turn, once: () => forwarding.awaitOwner(turn, decision) };
 }
 

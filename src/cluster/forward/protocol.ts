@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { type BridgeCode, BridgeError, catalogue } from '../../errors.ts';
 import type { Outcome } from '../../resolve/types.ts';
+import type { ForwardResult } from '../../session/forwarding.ts';
 import type { AnswerHead, ClientSink } from '../../session/port.ts';
 import type { TurnEnd } from '../../store/port.ts';
 
@@ -90,8 +91,14 @@ export function decodeMessage(bytes: Buffer): ForwardMessage | null {
   return messageSchema.parse(value);
 }
 
-/** Returns how a turn ended, from the message that ends its answer. */
-export function terminalOf(message: ForwardMessage): TurnEnd {
+/** Returns the result of a hop, from the message that ends its answer. */
+export const served = (message: ForwardMessage): Extract<ForwardResult, { kind: 'served' }> => ({
+  kind: 'served',
+  terminal: terminalOf(message),
+  event: message.t === 'end' ? message.json : null,
+});
+
+function terminalOf(message: ForwardMessage): TurnEnd {
   switch (message.t) {
     case 'end':
       return message.type === 'response.completed'

@@ -13,8 +13,8 @@ import {
   createSplitter,
   decodeMessage,
   type ForwardMessage,
+  served,
   TURN_PATH,
-  terminalOf,
   VIEW_PATH,
   type ViewQuestion,
 } from './protocol.ts';
@@ -121,7 +121,7 @@ export function runExchange(options: ExchangeOptions): Promise<ForwardResult> {
     if (state !== 'accepted') return lost(`${message.t} before it was accepted`, true);
     if (message.t === 'not_owner') return end({ kind: 'not_owner' }, 'not the owner');
     const after = applyMessage(message, sink);
-    if (after === 'ended') end({ kind: 'served', terminal: terminalOf(message) }, 'answered');
+    if (after === 'ended') end(served(message), 'answered');
     else if (after === 'full' && !paused) {
       paused = true;
       stopTimer();

@@ -129,7 +129,7 @@ describe('a hop that was not accepted yet', () => {
     setImmediate(() => hop.lines({ t: 'accepted' }));
     await pendingIo();
     hop.lines({ t: 'end', type: 'response.completed', json: '{}' });
-    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
+    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed', event: expect.any(String) });
   });
 
   it('A hop refused by its receiver has certainly not begun; after any other status it may have begun', async () => {
@@ -177,7 +177,7 @@ describe('a hop that was accepted', () => {
     hop.lines({ t: 'accepted' });
     expect([hop.taken(), hop.client.calls.length]).toEqual([1, 0]);
     hop.lines({ t: 'open' }, { t: 'end', type: 'response.completed', json: '{}' });
-    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
+    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed', event: expect.any(String) });
     expect(hop.taken()).toBe(1);
   });
 
@@ -223,7 +223,7 @@ describe('a hop that was accepted', () => {
     setImmediate(() => hop.lines({ t: 'ping' }));
     await pendingIo();
     hop.lines({ t: 'end', type: 'response.completed', json: '{}' });
-    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
+    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed', event: expect.any(String) });
   });
 
   it('A hop whose answer ends, is cut or becomes invalid before its last line is broken', async () => {
@@ -246,7 +246,7 @@ describe('a hop that was accepted', () => {
     const hop = accepted();
     hop.bytes('{"t":"weather","is":"fine"}\n');
     hop.lines({ t: 'end', type: 'response.completed', json: '{}' });
-    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
+    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed', event: expect.any(String) });
   });
 
   it('A hop is not read while the client does not read, and is not considered silent then', async () => {
@@ -261,7 +261,7 @@ describe('a hop that was accepted', () => {
     hop.clock.advance(9_999);
     await pendingIo();
     hop.lines({ t: 'end', type: 'response.completed', json: '{}' });
-    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
+    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed', event: expect.any(String) });
     hop.client.drain();
     expect(hop.done.filter((each) => each === 'abort')).toEqual([]);
   });
@@ -273,7 +273,7 @@ describe('a hop that was accepted', () => {
       { t: 'event', type: 'response.output_text.delta', telemetry: false, json: '{}' },
       { t: 'end', type: 'response.completed', json: '{}' },
     );
-    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed' });
+    expect(await hop.result).toEqual({ kind: 'served', terminal: 'completed', event: expect.any(String) });
     expect(hop.done).toEqual(['pause', 'resume']);
   });
 

@@ -6,7 +6,7 @@ import {
   type ForwardMessage,
   failMessage,
   headMessage,
-  terminalOf,
+  served,
 } from '../../../src/cluster/forward/protocol.ts';
 import type { ForwardSink } from '../../../src/cluster/forward/receiver.ts';
 import type { Forwarder } from '../../../src/cluster/forward/sender.ts';
@@ -178,7 +178,7 @@ export function createSimulatedForwarder(
           return onAccepted?.();
         }
         if (line.t === 'not_owner') return finish({ kind: 'not_owner' });
-        if (applyMessage(line, sink) === 'ended') finish({ kind: 'served', terminal: terminalOf(line) });
+        if (applyMessage(line, sink) === 'ended') finish(served(line));
       };
 
       if (!sink.attached) return Promise.resolve({ kind: 'client_gone' });
