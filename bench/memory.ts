@@ -7,9 +7,10 @@ import { createInterface } from 'node:readline';
 import { Agent, request } from 'undici';
 import { freePort, startMeasuredWorker } from '../test/support/worker-process.ts';
 import { thisMachine } from './machine.ts';
+import { packagedProgram } from './package.ts';
 
 /**
- * Measures the memory of one worker that keeps BENCH_SESSIONS idle sessions, each with its socket, or with BENCH_LANES that
+ * Measures the memory of one worker of the built package that keeps BENCH_SESSIONS idle sessions, each with its socket, or with BENCH_LANES that
  * many on one socket: what it needs (live), and what the kernel counts, which depends on what V8 keeps in reserve. Beside
  * other work only the live memory can be compared. BENCH_FLAGS are flags of Node for the worker.
  */
@@ -23,14 +24,17 @@ const upstream = spawn(process.execPath, ['src/testing/simulator/main.ts', '--ex
 const [url] = (await once(createInterface(upstream.stdout!), 'line')) as [string];
 const dataDir = await mkdtemp(join(tmpdir(), 'hf-bench-'));
 const port = await freePort();
-const worker = await startMeasuredWorker({
-  PORT: String(port),
-  HOLDFAST_DATA_DIR: dataDir,
-  HOLDFAST_UPSTREAM_URL: url,
-  HOLDFAST_UPSTREAM_LANES: LANES,
-  HOLDFAST_LOG_LEVEL: 'silent',
-  ...(process.env.BENCH_FLAGS && { NODE_OPTIONS: process.env.BENCH_FLAGS }),
-});
+const worker = await startMeasuredWorker(
+  {
+    PORT: String(port),
+    HOLDFAST_DATA_DIR: dataDir,
+    HOLDFAST_UPSTREAM_URL: url,
+    HOLDFAST_UPSTREAM_LANES: LANES,
+    HOLDFAST_LOG_LEVEL: 'silent',
+    ...(process.env.BENCH_FLAGS && { NODE_OPTIONS: process.env.BENCH_FLAGS }),
+  },
+  await packagedProgram(join(import.meta.dirname, '..')),
+);
 const agent = new Agent({ connections: AT_ONCE });
 
 /** Returns the memory of the worker in bytes: resident before a garbage collection, and live after it. */

@@ -397,7 +397,7 @@ async function offers(): Promise<Offer[]> {
   const common = [direct(around), relay(around), holdfast(around, 'Holdfast', 1)];
   if (options.compare !== undefined) {
     const { tree, commit } = await treeOf(options.compare);
-    return [...common, holdfast(around, `Holdfast ${commit}`, 1, tree)];
+    return [...common, holdfast(around, `Holdfast ${commit}`, 1, { tree })];
   }
   const all = [
     ...common,

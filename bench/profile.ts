@@ -212,8 +212,8 @@ try {
   const debugPort = await freePort();
   const trees = options.compare === undefined ? [here] : [here, resolve(options.compare)];
   for (const [nth, tree] of trees.entries()) {
-    const flags = options.compare === undefined ? [`--inspect=127.0.0.1:${debugPort}`] : [];
-    peers.push(await holdfast(around, nth === 0 ? 'this tree' : 'other tree', 1, tree, flags).start());
+    const flags = options.compare === undefined ? { flags: [`--inspect=127.0.0.1:${debugPort}`] } : {};
+    peers.push(await holdfast(around, nth === 0 ? 'this tree' : 'other tree', 1, { tree, ...flags }).start());
   }
   const runs = peers.map(load);
   for (const run of runs) await run((turns) => turns >= WARM_TURNS);

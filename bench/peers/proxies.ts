@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import pg from 'pg';
 import { freePort } from '../../test/support/worker-process.ts';
+import { packagedProgram } from '../package.ts';
 import { prefixFor } from './system.ts';
 
 const run = promisify(execFile);
@@ -159,15 +160,17 @@ export const relay = ({ upstream }: Around): Offer => ({
 });
 
 /**
- * @param tree folder with the sources of Holdfast
- * @param flags flags of Node itself
+ * Holdfast as it is published.
+ *
+ * @param options.tree folder with the sources of Holdfast; default: this one
+ * @param options.flags flags of Node itself; with any, the sources are run, whose functions have the names and places that
+ *   a profile shows
  */
 export const holdfast = (
   around: Around,
   name: string,
   workers: number,
-  tree = ROOT,
-  flags: readonly string[] = [],
+  { tree = ROOT, flags }: { tree?: string; flags?: readonly string[] } = {},
 ): Offer => ({
   name,
   async start() {
@@ -181,7 +184,7 @@ export const holdfast = (
     const port = await freePort();
     const started = launch(
       process.execPath,
-      [...flags, join(tree, 'src', 'cli.ts'), 'serve'],
+      [...(flags ? [...flags, join(tree, 'src', 'cli.ts')] : [await packagedProgram(tree)]), 'serve'],
       {
         PORT: String(port),
         DATABASE_URL: url.href,

@@ -27,7 +27,7 @@ export interface MeasuredWorker extends WorkerProcess {
 }
 
 /** Module to preload into a worker, so that it reports its memory when its parent sends `memory`. */
-export const PROBE = pathToFileURL(join(import.meta.dirname, 'probe.ts')).href;
+export const PROBE = pathToFileURL(join(import.meta.dirname, 'probe.js')).href;
 
 const CLI = join(import.meta.dirname, '..', '..', 'src', 'cli.ts');
 
@@ -50,12 +50,16 @@ export async function freePort(): Promise<number> {
 
 /** Starts a worker; resolves when it answers `/ready`, and rejects with its output when it exits before that. */
 export async function startWorker(env: Record<string, string>): Promise<WorkerProcess> {
-  return started(spawnWorker(env, [], ['ignore', 'pipe', 'pipe']), env.PORT!);
+  return started(spawnWorker(env, [CLI], ['ignore', 'pipe', 'pipe']), env.PORT!);
 }
 
-/** Starts a worker like `startWorker`, with a probe in it. */
-export async function startMeasuredWorker(env: Record<string, string>): Promise<MeasuredWorker> {
-  const child = spawnWorker(env, ['--expose-gc', '--import', PROBE], ['ignore', 'pipe', 'pipe', 'ipc']);
+/**
+ * Starts a worker like `startWorker`, with a probe in it.
+ *
+ * @param cli path of the command line; default: that of the sources
+ */
+export async function startMeasuredWorker(env: Record<string, string>, cli = CLI): Promise<MeasuredWorker> {
+  const child = spawnWorker(env, ['--expose-gc', '--import', PROBE, cli], ['ignore', 'pipe', 'pipe', 'ipc']);
   const worker = await started(child, env.PORT!);
   const memory = () =>
     new Promise<WorkerMemory>((resolve, reject) => {
@@ -72,7 +76,7 @@ export async function startMeasuredWorker(env: Record<string, string>): Promise<
 }
 
 function spawnWorker(env: Record<string, string>, args: readonly string[], stdio: StdioOptions): ChildProcess {
-  return spawn(process.execPath, [...args, CLI, 'serve'], {
+  return spawn(process.execPath, [...args, 'serve'], {
     // No balancer has to notice that a worker leaves.
     env: { ...process.env, HOLDFAST_LOG_LEVEL: 'warn', HOLDFAST_LAME_DUCK_MS: '0', ...env },
     stdio,

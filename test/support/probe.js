@@ -1,6 +1,8 @@
 import { readdirSync, writeSync } from 'node:fs';
 
 /**
+ * Plain JavaScript, so that a worker of the built package loads no compiler of types, which would be part of its memory.
+ *
  * Preloaded into the worker. Reports uncaught exceptions, and on request the resources of the process, over the IPC
  * channel to its parent.
  */
@@ -13,7 +15,7 @@ process.on('message', async (message) => {
   if (message !== 'memory') return;
   const { rss: residentBefore } = process.memoryUsage();
   for (let n = 0; n < 3; n += 1) {
-    (globalThis as { gc?(): void }).gc?.();
+    globalThis.gc?.();
     // What a collection has found weakly held is released after it.
     await new Promise(setImmediate);
   }
@@ -30,7 +32,7 @@ process.on('message', async (message) => {
 });
 
 /** Returns the number of open files and sockets of this process; -1 if the system does not report it. */
-function descriptors(): number {
+function descriptors() {
   try {
     return readdirSync('/proc/self/fd').length;
   } catch {
