@@ -311,7 +311,8 @@ export class Decider {
    * decides.
    */
   #toLastOwner({ evidence, placement }: Turn): Decision | null {
-    if (evidence.passThrough !== null) return null;
+    // An Idempotency-Key may name a turn that runs beside the conversation's session, here or on another worker.
+    if (evidence.passThrough !== null || evidence.idempotencyKey !== null) return null;
     const owner = this.#lastOwners.of(evidence);
     if (owner === null || this.#registry.get(owner.session.id) !== null) return null;
     placement.decidedBy = null;
