@@ -65,7 +65,7 @@ const { quick } = options;
 const ROUNDS = Number(options.rounds ?? (quick ? 1 : 3));
 /** Numbers of simultaneous streams. */
 const STREAMS = quick ? [1, 8] : [1, 8, 32, 128];
-/** Turns of each stream that are measured, by the number of streams: fewer of more. */
+/** Turns of each stream that are measured, by the number of streams: fewer of more, but enough for a p99. */
 const TURNS = new Map(
   quick
     ? [
@@ -73,10 +73,10 @@ const TURNS = new Map(
         [8, 2],
       ]
     : [
-        [1, 25],
-        [8, 12],
-        [32, 6],
-        [128, 3],
+        [1, 60],
+        [8, 30],
+        [32, 20],
+        [128, 8],
       ],
 );
 const GAP_MS = 20;
