@@ -31,7 +31,8 @@ const worker = await startMeasuredWorker(
     HOLDFAST_UPSTREAM_URL: url,
     HOLDFAST_UPSTREAM_LANES: LANES,
     HOLDFAST_LOG_LEVEL: 'silent',
-    ...(process.env.BENCH_FLAGS && { NODE_OPTIONS: process.env.BENCH_FLAGS }),
+    // As the program itself sets it; it cannot in a process that its parent talks to.
+    NODE_OPTIONS: process.env.BENCH_FLAGS ?? '--max-semi-space-size=8',
   },
   await packagedProgram(join(import.meta.dirname, '..')),
 );
