@@ -3,7 +3,6 @@
 // `npm ci` has installed in the clone. Where neither is possible, one line that every Node can print says what is missing.
 import { spawn } from 'node:child_process';
 import { accessSync, constants, existsSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
 const sources = new URL('../src/cli.ts', import.meta.url);
@@ -44,22 +43,12 @@ function handOver() {
  */
 const NEW_SPACE = '--max-semi-space-size=8';
 
-/**
- * Number of V8's helper threads, unless it is Node's own, 4. They mark garbage beside the main thread; where there are fewer
- * processors than that, the main thread waited 20 to 50 ms for its turn at each collection.
- */
-const HELPERS = Math.max(1, availableParallelism() - 1);
-
-/** Starts this process over with these flags, under the same process id. Worker processes inherit them. */
-function setFlags() {
-  const given = `${process.execArgv.join(' ')} ${process.env.NODE_OPTIONS ?? ''}`;
-  const flags = [
-    ...(/semi[-_]space/.test(given) ? [] : [NEW_SPACE]),
-    ...(HELPERS >= 4 || /v8[-_]pool[-_]size/.test(given) ? [] : [`--v8-pool-size=${HELPERS}`]),
-  ];
+/** Starts this process over with that flag, under the same process id. Worker processes inherit it. */
+function limitNewSpace() {
+  const given = [...process.execArgv, process.env.NODE_OPTIONS ?? ''].some((option) => /semi[-_]space/.test(option));
   // A channel to the parent process would be closed.
-  if (process.argv[2] !== 'serve' || flags.length === 0 || process.connected || process.platform === 'win32') return;
-  const args = [process.execPath, ...process.execArgv, ...flags, fileURLToPath(import.meta.url)];
+  if (process.argv[2] !== 'serve' || given || process.connected || process.platform === 'win32') return;
+  const args = [process.execPath, ...process.execArgv, NEW_SPACE, fileURLToPath(import.meta.url)];
   try {
     // A failure in the system itself would end the process.
     accessSync(process.execPath, constants.X_OK);
@@ -70,7 +59,7 @@ function setFlags() {
 }
 
 if (!isOld && hasProgram) {
-  setFlags();
+  limitNewSpace();
   await import(hasProgram.href);
 } else if (isClone && process.execPath !== bundled && existsSync(bundled)) handOver();
 else if (isOld) {

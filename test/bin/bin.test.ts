@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { cp, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
-import { availableParallelism, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { version } from '../../src/version.ts';
@@ -70,18 +70,12 @@ it.each(['20.20.2', '23.2.0'])(
   },
 );
 
-const newSpace = ['--max-semi-space-size=8'];
-/** Node's own number of helper threads is 4. */
-const helpers = availableParallelism() > 4 ? [] : [`--v8-pool-size=${Math.max(1, availableParallelism() - 1)}`];
-const given = ['--max_semi_space_size=3', '--v8_pool_size=2'];
-
 it.each<[string, string[], string[], string | undefined, string[]]>([
-  ['are set in a process that serves', [], ['serve', '--port', '1'], undefined, [...newSpace, ...helpers]],
-  ['are left to the flags of Node', given, ['serve'], undefined, given],
-  ['are each left to the flags of Node', [given[0]!], ['serve'], undefined, [given[0]!, ...helpers]],
-  ['are left to NODE_OPTIONS', [], ['serve'], '--v8-pool-size=3', newSpace],
-  ['are not set for another command', [], ['doctor', 'serve'], undefined, []],
-])('The space for new objects and the number of helper threads %s', async (_, flags, args, options, seen) => {
+  ['is limited in a process that serves', [], ['serve', '--port', '1'], undefined, ['--max-semi-space-size=8']],
+  ['is left to the flags of Node', ['--max_semi_space_size=3'], ['serve'], undefined, ['--max_semi_space_size=3']],
+  ['is left to NODE_OPTIONS', [], ['serve'], '--max-semi-space-size=3', []],
+  ['is not limited for another command', [], ['doctor', 'serve'], undefined, []],
+])('The space for new objects %s', async (_, flags, args, options, seen) => {
   await mkdir(join(home, 'src'));
   const tells =
     'console.log(JSON.stringify({ pid: process.pid, flags: process.execArgv, args: process.argv.slice(2) }))';
