@@ -10,9 +10,9 @@ import { thisMachine } from './machine.ts';
 import { packagedProgram } from './package.ts';
 
 /**
- * Measures the memory of one worker of the built package that keeps BENCH_SESSIONS idle sessions, each with its socket, or with BENCH_LANES that
- * many on one socket: what it needs (live), and what the kernel counts, which depends on what V8 keeps in reserve. Beside
- * other work only the live memory can be compared. BENCH_FLAGS are flags of Node for the worker.
+ * Measures the memory of one worker of the built package that keeps BENCH_SESSIONS idle sessions, each with its socket, or
+ * with BENCH_LANES that many on one socket: what it needs (live), and what the kernel counts, which depends on what V8 keeps
+ * in reserve. Beside other work only the live memory can be compared. BENCH_FLAGS are flags of Node for the worker.
  */
 const SESSIONS = Number(process.env.BENCH_SESSIONS ?? 10_000);
 const LANES = process.env.BENCH_LANES ?? '0';

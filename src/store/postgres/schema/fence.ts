@@ -202,13 +202,12 @@ begin
     shared text, item_ids text[], anchor_lost boolean, state text, snapshot text, machine_version integer);
   select owner_worker_id, owner_nonce, epoch, active_turn_id, head_turn_id, anchor_lost, revision into s
     from bridge_session where scope = p_scope and id = c.session for update;
-  -- By the primary key only: with the session as another condition, the planner may read all its turns to find one.
-  select * into t from active_turn where scope = p_scope and id = c.turn;
+  select * into t from active_turn where scope = p_scope and id = c.turn and session_id = c.session;
   runs := found;
   if not runs then
-    select * into t from turn where scope = p_scope and id = c.turn;
+    select * into t from turn where scope = p_scope and id = c.turn and session_id = c.session;
   end if;
-  if not found or t.session_id <> c.session or t.author_worker_id <> c.me or t.epoch <> c.epoch then
+  if not found or t.author_worker_id <> c.me or t.epoch <> c.epoch then
     return json_build_object('verdict', 'branch');
   end if;
   if not runs and (t.state <> 'lost' or c.ended = 'lost') then
